@@ -23,6 +23,7 @@ from optadvise.rulebase.catalog import Catalog, load
 from tests import nvidia as nvidia_smi
 from tests.cli import optadvise
 from tests.conftest import ROOT
+from tests.test_catalog import CARD
 
 KEYS = {"schema_version", "kind", "python", "platform", "packages", "devices", "optimizers"}
 # Answer of the probe about torch on a machine with one H100.
@@ -36,23 +37,26 @@ NO_CUDA = {**H100, "version": "2.9.0+cpu", "built_for": "the CPU", "devices": []
            "why_no_cuda": "torch 2.9.0+cpu is built without CUDA"}  # fmt: skip
 
 
-def fake_probe(torch: dict[str, Any], errors: dict[str, str] | None = None) -> list[str]:
+def fake_probe(torch: dict[str, Any], errors: dict[str, str] | None = None, without_cuda: str = "none") -> list[str]:
     """Return the command line of a fake probe.
 
     Args:
         torch: Properties of torch.
         errors: Import errors by the beginning of the import path; `crash` and `hang` end or block the probe.
+        without_cuda: Package that has not loaded its GPU library.
     """
     code = f"""
 import json, os, signal, sys, time
-paths = json.loads(sys.stdin.readline())["paths"]
+request = json.loads(sys.stdin.readline())
+paths, flags = request["paths"], request["has_cuda"]
 print(json.dumps({{"answer": "torch", **json.loads({json.dumps(torch)!r})}}), flush=True)
 errors = json.loads({json.dumps(errors or {})!r})
 for path in paths:
     error = next((e for name, e in errors.items() if path.startswith(name)), None)
     if error == "crash": os.kill(os.getpid(), signal.SIGSEGV)
     if error == "hang": time.sleep(60)
-    print(json.dumps({{"answer": "import", "path": path, "error": error}}), flush=True)
+    print(json.dumps({{"answer": "import", "path": path, "error": error,
+                      "has_cuda": not path.startswith({without_cuda!r}) if path in flags else None}}), flush=True)
 """
     return [sys.executable, "-S", "-E", "-c", code]
 
@@ -230,6 +234,34 @@ def test_gpu_and_driver(
     assert "No CUDA" not in text
 
 
+def test_package_without_its_gpu_library(catalog: Catalog) -> None:
+    report = examine_machine(catalog, command=fake_probe(H100, without_cuda="bitsandbytes"))
+    cards = by_id(report)
+    assert not cards["paged-adamw8bit"].runs
+    assert not cards["adamw8bit"].runs
+    assert "CUDA 12.8" in cards["adamw8bit"].why_not
+    assert cards["adamw"].runs
+    report = examine_machine(catalog, command=fake_probe(NO_CUDA, without_cuda="bitsandbytes"))
+    assert by_id(report)["adamw8bit"].runs  # on the CPU
+
+
+def test_flag_of_a_gpu_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "class A: ...\nclass lib: built = False; other = True\n"
+    (tmp_path / "kernels_a.py").write_text(code, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    for flag, expected in (("lib.built", {"kernels_a.A"}), ("lib.other", set()), ("lib.gone", set()), ("x.y", set())):
+        assert probe_imports(["kernels_a.A"], {"kernels_a.A": f"kernels_a.{flag}"}).without_cuda == expected
+    assert probe_imports(["gone.A"], {"gone.A": "gone.lib.built"}).without_cuda == set()
+
+
+def test_cards_name_the_flag_of_the_installed_package(catalog: Catalog) -> None:
+    implementations = [each for name in catalog.optimizer_ids for each in catalog.optimizer(name).implementations]
+    flags = {each.has_cuda for each in implementations if each.package == "bitsandbytes"}
+    assert len(flags) == 1
+    pytest.importorskip("bitsandbytes")
+    assert probe.read_flag(str(flags.pop())) is not None
+
+
 def test_gpu_that_torch_cannot_use(
     catalog: Catalog, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -291,3 +323,12 @@ def test_gpu_of_this_machine() -> None:
     assert gpus[0]["memory_bytes"] > 2**30
     assert gpus[0]["driver"]
     assert not any("CUDA" in (card["why_not"] or "") for card in report["optimizers"])
+
+
+def test_flag_of_a_rule_layer_is_read_only_with_permission(tmp_path: Path) -> None:
+    flagged = CARD.replace("devices: [cpu]}", "devices: [cpu], has_cuda: kernels_a.lib.built}")
+    (tmp_path / "optimizers").mkdir()
+    (tmp_path / "optimizers" / "sgd-turbo.yaml").write_text(flagged, encoding="utf-8")
+    layered = load([tmp_path])
+    assert layered.optimizer("sgd-turbo").implementations[0].has_cuda == "kernels_a.lib.built"
+    assert layered.imports.explain("kernels_a.lib.built") is not None

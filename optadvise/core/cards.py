@@ -231,6 +231,8 @@ class Implementation(CardRecord, frozen=True, kw_only=True):
     package: Distribution | None  # on PyPI; None if it must be built from source
     devices: Annotated[tuple[DeviceType, ...], Meta(min_length=1)]
     min_version: Version | None = None
+    # Attribute that is true if the package has loaded its library for torch's GPU; imports succeed without the library.
+    has_cuda: ImportPath | None = None
     kwargs: Mapping[Identifier, Plain] = {}  # constructor arguments on every device
     cpu_kwargs: Mapping[Identifier, Plain] = {}  # additional arguments on a machine without a GPU
     arguments: Mapping[Identifier, Identifier] = {}  # hyperparameter of the card -> constructor argument

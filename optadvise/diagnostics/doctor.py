@@ -26,6 +26,8 @@ class Machine(Struct, frozen=True):
     torch_error: str | None
     import_errors: Mapping[str, str | None]  # by import path
     not_imported: Mapping[str, str]  # why the class may not be imported, by import path
+    without_cuda: Collection[str]  # import paths whose package has not loaded its GPU library
+    built_for: str  # toolkit of torch, such as CUDA 12.8
     device_kinds: Collection[str]  # usable ones of cpu, cuda and mps
     versions: Mapping[str, str | None]  # by package
 
@@ -43,7 +45,9 @@ def examine_machine(
     implementations = [implementation for card in cards for implementation in card.implementations]
     reasons = {each.path: catalog.imports.explain(each.path) for each in implementations}
     paths = [path for path, reason in reasons.items() if reason is None]
-    probed = probe_imports(paths, command=command, timeout=timeout)
+    flags = {each.path: each.has_cuda for each in implementations if each.has_cuda is not None}
+    allowed = {path: flag for path, flag in flags.items() if catalog.imports.explain(flag) is None}
+    probed = probe_imports(paths, allowed, command=command, timeout=timeout)
     torch = probed.torch
     packages = {*(each.package for each in implementations if each.package), *_OPTIONAL_PACKAGES} - {"torch"}
     versions = _read_versions(["torch", *sorted(packages)])
@@ -53,6 +57,8 @@ def examine_machine(
         torch_error=torch.error,
         import_errors=probed.errors,
         not_imported={path: reason for path, reason in reasons.items() if reason is not None},
+        without_cuda=probed.without_cuda,
+        built_for=torch.built_for or "this GPU",
         device_kinds={device.kind for device in devices if device.usable},
         versions=versions,
     )
@@ -201,7 +207,11 @@ def _explain_unusable(card: Optimizer, implementation: Implementation, machine: 
     if path in machine.not_imported:
         return f"not checked: {machine.not_imported[path]}"
     error = machine.import_errors[path]
-    return None if error is None else _explain_import_error(card, implementation, error)
+    if error is not None:
+        return _explain_import_error(card, implementation, error)
+    if "cuda" in machine.device_kinds and path in machine.without_cuda:
+        return f"{package} {version} has no library for {machine.built_for}; pip install --upgrade {package}"
+    return None
 
 
 def _explain_import_error(card: Optimizer, implementation: Implementation, error: str) -> str:

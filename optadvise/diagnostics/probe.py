@@ -5,6 +5,7 @@ It sends the properties of torch, then the result of each import at once, so the
 
 from __future__ import annotations
 
+import functools
 import importlib
 import os
 from collections.abc import Collection
@@ -25,7 +26,9 @@ def main() -> None:
     facts = describe_torch(request.devices)
     parent.send(facts)
     for path in request.paths if facts.imports else ():
-        parent.send(ImportResult(path, try_import(path)))
+        error = try_import(path)
+        attribute = None if error is not None else request.has_cuda.get(path)
+        parent.send(ImportResult(path, error, None if attribute is None else read_flag(attribute)))
     os._exit(0)  # some libraries crash when the interpreter shuts down
 
 
@@ -36,6 +39,21 @@ def try_import(path: str) -> str | None:
         getattr(importlib.import_module(module), name)
     except BaseException as error:  # libraries may raise any exception, including SystemExit
         return describe_error(error)
+    return None
+
+
+def read_flag(path: str) -> bool | None:
+    """Return whether an attribute of a module is true; None if it does not exist, as in an older version."""
+    parts = path.split(".")
+    for length in range(len(parts) - 1, 0, -1):
+        try:
+            value = importlib.import_module(".".join(parts[:length]))
+        except ImportError:
+            continue
+        try:
+            return bool(functools.reduce(getattr, parts[length:], value))
+        except AttributeError:
+            return None
     return None
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from msgspec.structs import replace
 
@@ -15,32 +16,41 @@ TIMEOUT_SECONDS = 60.0  # importing torch from a cold network disk takes half of
 
 
 def probe_imports(
-    paths: Iterable[str], *, command: Sequence[str] = PROBE, timeout: float = TIMEOUT_SECONDS
+    paths: Iterable[str],
+    has_cuda: Mapping[str, str] = MappingProxyType({}),
+    *,
+    command: Sequence[str] = PROBE,
+    timeout: float = TIMEOUT_SECONDS,
 ) -> ProbeResult:
     """Describe the installed torch, and try to import classes.
 
     If a package hangs or crashes the probe, this is the error of its classes, and a new probe imports the others.
 
     Args:
+        paths: Import paths of the classes.
+        has_cuda: Attribute that is true if the package has loaded its GPU library, by import path.
         command: Command line of the probe; tests replace it.
         timeout: Time limit of one probe in seconds.
     """
     remaining = list(dict.fromkeys(paths))
     torch: TorchFacts | None = None
     errors: dict[str, str | None] = {}
+    without_cuda: set[str] = set()
     while remaining or torch is None:
-        answers, end = _run_probe(command, ProbeRequest(tuple(remaining)), timeout)
+        answers, end = _run_probe(command, ProbeRequest(tuple(remaining), has_cuda=dict(has_cuda)), timeout)
         facts = next((answer for answer in answers if isinstance(answer, TorchFacts)), None)
         torch = torch or facts or TorchFacts(imports=False, error=end)
         if not torch.imports:
             return ProbeResult(replace(torch, error=_explain_torch_error(torch.error or "")), {})
-        errors.update((answer.path, answer.error) for answer in answers if isinstance(answer, ImportResult))
+        results = [answer for answer in answers if isinstance(answer, ImportResult)]
+        errors.update((result.path, result.error) for result in results)
+        without_cuda |= {result.path for result in results if result.has_cuda is False}
         remaining = [path for path in remaining if path not in errors]
         if remaining:
             package = remaining[0].split(".")[0]
             errors.update((path, end) for path in remaining if path.split(".")[0] == package)
             remaining = [path for path in remaining if path not in errors]
-    return ProbeResult(torch, errors)
+    return ProbeResult(torch, errors, frozenset(without_cuda))
 
 
 def probe_torch(

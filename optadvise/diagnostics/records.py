@@ -18,6 +18,7 @@ class ProbeRequest(Struct, frozen=True):
 
     paths: tuple[str, ...]
     devices: tuple[str, ...] | None = None  # torch's names of the devices to run a kernel on; None: all
+    has_cuda: dict[str, str] = {}  # attribute that is true if a package has loaded its GPU library, by import path
 
 
 class TorchDevice(Struct, frozen=True, kw_only=True):
@@ -55,6 +56,7 @@ class ImportResult(Struct, frozen=True, tag_field="answer", tag="import"):
 
     path: str
     error: str | None  # None if it was imported
+    has_cuda: bool | None = None  # whether the package has loaded its GPU library; None: unknown, or not requested
 
 
 ProbeAnswer: TypeAlias = TorchFacts | ImportResult
@@ -65,6 +67,7 @@ class ProbeResult(Struct, frozen=True):
 
     torch: TorchFacts
     errors: dict[str, str | None]  # by import path; empty if torch cannot be imported
+    without_cuda: frozenset[str] = frozenset()  # import paths whose package has not loaded its GPU library
 
 
 # -- report -----------------------------------------------------------------------------------------------------------

@@ -68,10 +68,12 @@ def make_policy(base: RuleBase, shipped: RuleBase, packages: tuple[str, ...]) ->
 
 
 def _list_classes(base: RuleBase) -> Iterator[tuple[str, str]]:
-    """Yield the import path of every class on a card, and the position of the card."""
+    """Yield the import path of every class and attribute on a card, and the position of the card."""
     for optimizer in base.optimizers.values():
         for implementation in (*optimizer.implementations, *optimizer.not_offered):
             yield implementation.path, optimizer.at
+            if implementation.has_cuda is not None:
+                yield implementation.has_cuda, optimizer.at
     for schedule in base.schedulers.values():
         for phase in schedule.phases:
             yield phase.path, schedule.at
