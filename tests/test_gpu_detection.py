@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from optadvise.advice import gpu_detection
+from optadvise.rulebase.catalog import load_shipped
 from tests.cli import optadvise
 from tests.nvidia import H100, fake_nvidia_smi, install_program
 
@@ -195,3 +196,20 @@ def test_the_command_of_a_report_names_the_gpu(monkeypatch: pytest.MonkeyPatch, 
     page = report.read_text(encoding="utf-8")
     assert "--gpu t4" in page
     assert "--vram auto" not in page
+
+
+@pytest.mark.parametrize(
+    ("name", "mebibytes", "gpu"),
+    [
+        ("NVIDIA H100 80GB HBM3", 81559, "h100-sxm"), ("NVIDIA H100 PCIe", 81559, "h100-pcie"),
+        ("NVIDIA H100 NVL", 95830, "h100-nvl"), ("NVIDIA H200", 143771, "h200"), ("NVIDIA B200", 183359, "b200"),
+        ("NVIDIA B300 SXM6 AC", 275040, "b300"), ("NVIDIA GH200 480GB", 97871, "gh200-96gb"),
+        ("NVIDIA H20", 97871, "h20"), ("NVIDIA A100-SXM4-80GB", 81920, "a100-80gb"),
+        ("NVIDIA A100-SXM4-40GB", 40960, "a100-40gb"), ("NVIDIA A10", 23028, "a10"), ("NVIDIA L40S", 46068, "l40s"),
+        ("NVIDIA L4", 23034, "l4"), ("Tesla T4", 15360, "t4"), ("NVIDIA GeForce RTX 4090", 24564, "rtx-4090"),
+    ],
+)  # fmt: skip
+def test_the_catalog_has_the_memory_that_the_driver_reports(name: str, mebibytes: int, gpu: str) -> None:
+    card = load_shipped().find_gpu(name, mebibytes * MIB)
+    assert card.id == gpu
+    assert card.memory_bytes == pytest.approx(mebibytes * MIB, rel=1e-3)
