@@ -35,8 +35,8 @@ HEAVY = ("torch", "numpy", "bitsandbytes", "lion_pytorch", "optimi", "pytorch_op
 # Modules that run in worker processes or build the user's optimizer, by package.
 MAY_IMPORT_TORCH = {
     "benchmark": {"arm_session", "clock", "optimizer_builder", "workloads", "workload_networks", "workload_data",
-                  "user_workload", "training_loop", "peak_memory", "step_overhead", "wrapping", "ranks", "launch",
-                  "communication"},
+                  "user_workload", "training_loop", "peak_memory", "step_overhead", "gpu_settings", "wrapping",
+                  "ranks", "launch", "communication"},
     "fake_tensors": {"worker", "step", "values", "tracker", "cuda_emulation"},
     "verify": {"worker", "reference", "matrix_reference", "reference_types", "known_deviations", "audit", "builder",
                "usage", "experiments", "training", "trajectories"},
