@@ -214,7 +214,7 @@ class AuditAllowance(CardRecord, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class VariantRequirement(CardRecord, frozen=True, kw_only=True, omit_defaults=True):
-    """What a variant requires in addition to what its implementation requires."""
+    """Requirements of a variant in addition to those of its implementation."""
 
     devices: Annotated[tuple[DeviceType, ...], NOT_EMPTY] = ()  # empty: all devices of the implementation
     min_version: Mapping[DeviceType, Version] = {}  # of the implementation's package, on a device
