@@ -107,7 +107,9 @@ def test_device_with_an_index(cuda: Start) -> None:
     _, result, arms, calls = bench(stand_in, f"lion --control none --device cuda:1 {SMALL}")
     (arm,) = arms.values()
     assert result["environment"]["device_name"] == "second"
-    assert arm["peak_memory_bytes"]["allocated"] > arm["parameter_bytes"] + arm["state_bytes"]
+    peak = arm["peak_memory_bytes"]
+    assert peak["allocated"] > arm["parameter_bytes"] + arm["state_bytes"]
+    assert peak["process"] >= peak["reserved"] + CONTEXT_BYTES
     assert {call.device for call in calls if call.name in ("record", "synchronize", "kernel")} == {1}
     assert {call.device for call in calls if call.name == "max_memory_allocated"} == {1}
 

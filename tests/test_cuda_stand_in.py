@@ -58,6 +58,11 @@ def test_tensors_are_on_the_current_device(cuda: Start, tmp_path: Path) -> None:
     assert answer[2:] == [1, 2, "second", [9, 0], 3 * 4096, "12.8"]  # three tensors of 4000 bytes in blocks of 512
 
 
+@pytest.mark.parametrize("device", ["'cuda'", "torch.device('cuda')"])
+def test_the_current_device_is_set_by_its_index(cuda: Start, tmp_path: Path, device: str) -> None:
+    assert find_error(cuda(Gpu()), tmp_path, f"torch.cuda.set_device({device})")[0] == "ValueError"
+
+
 @pytest.mark.parametrize(
     "operation", ["first + second", "first + host", "torch.stack([first, second])", "host.copy_(first) + first"]
 )

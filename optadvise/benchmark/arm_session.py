@@ -72,9 +72,9 @@ def serve(
     """
     local_processes = 1 if ranks is None else int(os.environ["LOCAL_WORLD_SIZE"])
     torch.set_num_threads(spec.threads or max(1, (count_cores() or 1) // local_processes))
+    used_before = read_used_bytes(spec.device)  # before the choice of the device creates a CUDA context
     if spec.device_type == "cuda" and ranks is None:
-        torch.cuda.set_device(torch.device(spec.device))  # also for calls that name no device
-    used_before = read_used_bytes(spec.device)
+        torch.cuda.set_device(torch.device(spec.device).index or 0)  # also for calls that name no device
     training = Training(spec, arm, ranks)
     begin = time.perf_counter()
     training.step_once()

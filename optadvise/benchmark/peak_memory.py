@@ -64,7 +64,9 @@ def read_used_bytes(device: str) -> int | None:
     if not device.startswith("cuda"):
         return None
     with contextlib.suppress(Exception):  # no nvidia-smi, or a GPU that it does not describe
-        uuid = str(torch.cuda.get_device_properties(torch.cuda.current_device()).uuid)
+        index = torch.device(device).index
+        properties = torch.cuda.get_device_properties(torch.cuda.current_device() if index is None else index)
+        uuid = str(properties.uuid)
         return next(gpu.used_bytes for gpu in list_nvidia_gpus() if gpu.uuid.endswith(uuid))
     return None
 

@@ -35,8 +35,12 @@ def _describe_devices(machine: Machine) -> dict[str, Callable[..., object]]:
         machine.log("synchronize", index)
 
     def set_device(device: object) -> None:
-        index = machine.resolve(device)
-        machine.get(index)
+        index = device if isinstance(device, int) else torch.device(device).index
+        if index is None:
+            raise ValueError(f"Expected a torch.device with a specified index or an integer, but got:{device}")
+        gpu = machine.get(index)
+        if index != machine.current:
+            gpu.use()  # since CUDA 12, a change of the device creates the context
         machine.current = index
         machine.log("set_device", index)
 
