@@ -257,8 +257,9 @@ def check_estimate(arguments: Sequence[str]) -> None:
     if longest is not None:
         tokens, micro_batch = (int(text.replace(",", "")) for text in longest.groups())
         run = apply_options(arguments, ["--micro-batch", str(micro_batch)])
-        if complete(run) is None:  # a batch that the GPUs do not divide: the micro-batch is assumed
-            run = list(arguments)
+        if complete(run) is None:  # a batch that the GPUs do not divide, so that a micro-batch cannot be stated
+            assert fits_at(arguments, "--seq-len", tokens)
+            return
         assert fits_at(run, "--seq-len", tokens)
         if complete(apply_options(run, ["--seq-len", str(tokens + 1)])) is not None:
             assert not fits_at(run, "--seq-len", tokens + 1)
