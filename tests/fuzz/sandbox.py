@@ -122,7 +122,8 @@ def _read_written(folder: Path, before: Mapping[str, bytes]) -> Iterator[tuple[s
     """Yield the text files that a command wrote, without those that it set aside; what is no text as U+FFFD."""
     for file in folder.rglob("*"):
         name = file.relative_to(folder).as_posix()
-        if file.suffix in (".png", ".pdf", ".gif", ".lock", ".damaged") or file.is_symlink() or not file.is_file():
+        is_text = file.suffix.lower() not in (".png", ".pdf", ".gif", ".lock", ".damaged")
+        if not is_text or file.is_symlink() or not file.is_file():
             continue
         content = file.read_bytes()
         if before.get(name) != content:
