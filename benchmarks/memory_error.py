@@ -10,6 +10,7 @@ most 5 %, largest error at most 15 %, and 90 % inside the interval.
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import json
 import statistics
@@ -245,7 +246,7 @@ def _add_adapters(config: Any, case: Case) -> Any:
     for module in model.modules():
         for name, old in [*module._parameters.items(), *module._buffers.items()]:
             if old is not None and id(old) not in replaced:
-                new = torch.empty(old.shape, dtype=old.dtype)
+                new = torch.zeros(old.shape, dtype=old.dtype)  # indices in buffers must be valid
                 is_parameter = isinstance(old, torch.nn.Parameter)
                 replaced[id(old)] = torch.nn.Parameter(new, old.requires_grad) if is_parameter else new
             if old is not None:
@@ -276,20 +277,39 @@ def make_optimizer(advisor: CompiledRules, case: Case, parameters: Any) -> Any:
     return getattr(importlib.import_module(module), name)(parameters, **kwargs)
 
 
-def measure_on_cuda(advisor: CompiledRules, case: Case) -> int | None:
-    """Return the allocator's peak of the same steps on a CUDA device; None without CUDA."""
-    if not torch.cuda.is_available():
-        return None
-    torch.cuda.empty_cache()
-    dtype = torch.bfloat16 if case.precision == "bf16" else torch.float32
-    model = make_model(case).to("cuda", dtype).train()
+def make_real_model(case: Case, device: str) -> Any:
+    """Return the network of a case with real tensors on a device, ready to train.
+
+    As with fake tensors, weights are created in their data type: adapters may have another one than frozen weights.
+    """
+    default_dtype = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16 if case.precision == "bf16" else default_dtype)
+    try:
+        with torch.device(device):
+            model = make_model(case).to(device).train()
+    finally:
+        torch.set_default_dtype(default_dtype)
+    if hasattr(getattr(model, "config", None), "use_cache"):
+        model.config.use_cache = False
     if case.attention == "flash" and hasattr(model, "set_attn_implementation"):
         model.set_attn_implementation("sdpa")
     if case.checkpointing == "full":
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    return model
+
+
+def measure_on_cuda(advisor: CompiledRules, case: Case) -> int | None:
+    """Return the allocator's peak of the same steps on a CUDA device; None without CUDA."""
+    if not torch.cuda.is_available():
+        return None
+    gc.collect()
+    torch.cuda.empty_cache()
+    _allocate_workspaces()
+    allocated = torch.cuda.memory_allocated()
+    model = make_real_model(case, "cuda")
     optimizer = make_optimizer(advisor, case, [p for p in model.parameters() if p.requires_grad])
+    torch.cuda.reset_peak_memory_stats()
     for _ in range(2):
-        torch.cuda.reset_peak_memory_stats()
         for _ in range(case.accumulation):
             batch = {name: value.cuda() for name, value in make_batch(case).items()}
             with torch.autocast("cuda", torch.bfloat16, enabled=case.precision.startswith("amp")):
@@ -298,7 +318,14 @@ def measure_on_cuda(advisor: CompiledRules, case: Case) -> int | None:
             del loss, batch
         optimizer.step()
         optimizer.zero_grad()
-    return int(torch.cuda.max_memory_allocated())
+    peak: int = torch.cuda.max_memory_allocated() - allocated
+    return peak
+
+
+def _allocate_workspaces() -> None:
+    """Let cuBLAS allocate its workspaces for forward and backward, which the estimate counts with the CUDA context."""
+    layer = torch.nn.Linear(64, 64, device="cuda")
+    layer(torch.ones(64, 64, device="cuda")).sum().backward()
 
 
 def run_cases(advisor: CompiledRules) -> Iterator[Result]:
