@@ -1,0 +1,1 @@
+"""Check of everything that requires a GPU: measurements beside their expected values."""
