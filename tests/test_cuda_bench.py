@@ -15,7 +15,7 @@ from tests.cuda_stand_in.session import StandIn, cuda_stand_in
 from tests.cuda_stand_in.settings import CONTEXT_BYTES, Call, Gpu
 
 Start = Callable[..., StandIn]
-QUICK = "--threads 1 --rounds 1 --steps 2"
+QUICK = "--model-size tiny --threads 1 --rounds 1 --steps 2"
 SMALL = f"{QUICK} --batch-size 1 --seq-len 16"
 MIB = 2**20
 
