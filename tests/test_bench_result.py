@@ -15,6 +15,7 @@ from optadvise.benchmark.requirements import parse_requirement, worst_verdict
 from optadvise.benchmark.spec import Role, Spec
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.json_text import encode_json
+from optadvise.render.benchmark import list_details, list_settings
 from tests.results import MACHINE
 from tests.test_bench_runner import make_arm
 
@@ -231,6 +232,25 @@ def test_paged_state_counts_as_peak_memory() -> None:
 def test_arms_measured_apart_are_not_interleaved() -> None:
     assert make_json(make_measurement("a"), make_control())["interleaved"]
     assert not make_json(replace(make_measurement("a"), interleaved=False), make_control())["interleaved"]
+
+
+def test_rounds_of_arms_measured_apart_are_those_of_a_candidate() -> None:
+    candidate, control = (replace(each, interleaved=False) for each in (make_measurement("a"), make_control()))
+    for samples, later in zip(control.rounds, make_rounds(0.01, 0.002), strict=True):  # measured before and after
+        for part, seconds in later.items():
+            samples[part].extend(seconds)
+    result = results.make_result(Spec(steps=5), (candidate, control), machine=MACHINE)
+    assert dict(list_settings(result))["rounds"] == "7"
+
+
+@pytest.mark.parametrize(("paged_bytes", "lines"), [(None, 0), (0, 1), (500, 1)])
+def test_text_states_whether_state_is_paged(paged_bytes: int | None, lines: int) -> None:
+    paged = make_measurement("a", paged_bytes=paged_bytes)
+    paged = replace(paged, arm=replace(paged.arm, paged=True))
+    (arm,) = results.make_result(Spec(device="cuda"), [paged], machine=MACHINE).arms
+    details = [line for line in list_details(arm, Spec(device="cuda")) if "page" in line]
+    assert len(details) == lines
+    assert ("nothing" in "".join(details)) is (paged_bytes == 0)
 
 
 def test_device_bandwidth_is_the_maximum_of_all_arms() -> None:

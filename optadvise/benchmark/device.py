@@ -117,7 +117,7 @@ def _choose_device() -> str:
     if problem is None:
         return "cuda"
     if not _probe("cuda:0").is_cpu_build:
-        warnings.warn(f"--device auto: measuring on the CPU, as {problem}", OptadviseWarning, stacklevel=2)
+        warnings.warn(f"--device auto: measuring on the CPU, because {problem}", OptadviseWarning, stacklevel=2)
     return "cpu"
 
 

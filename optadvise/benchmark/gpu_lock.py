@@ -61,7 +61,7 @@ def _acquire(lock: FileLock, file: Path) -> None:
             lock.acquire(blocking=False)
         except Timeout:
             if not is_waiting:
-                message = f"waiting for the GPU, which {_describe_holder(file)} measures on; Ctrl-C stops"
+                message = f"{_describe_holder(file)} is measuring on this GPU; waiting until it ends (Ctrl-C cancels)"
                 warnings.warn(message, OptadviseWarning, stacklevel=2)
             is_waiting = True
             time.sleep(_POLL_SECONDS)

@@ -75,7 +75,7 @@ def list_footnotes(result: BenchmarkResult, no_interval: str = NO_INTERVAL) -> I
         yield "control: the optimizer to compare with, measured in the same rounds"
     else:
         yield (
-            "control: the optimizer to compare with, measured before and after the others, as they do not fit into "
+            "control: the optimizer to compare with, measured before and after the others, because they do not fit in "
             "memory together"
         )
     has_rounds = result.spec.rounds == 1 or any(ratio.ci95 for ratio in ratios)  # else, results of separate runs
@@ -140,8 +140,13 @@ def list_settings(result: BenchmarkResult) -> Iterator[tuple[str, str]]:
 
 
 def _count_rounds(result: BenchmarkResult) -> int:
-    """Return the most rounds of an optimizer: more than requested if requirements were open, fewer if interrupted."""
-    samples = max(len(arm.step_seconds.samples) for arm in result.arms)
+    """Return the most rounds of an optimizer: more than requested if requirements were open, fewer if interrupted.
+
+    A control that is measured before and after the others has twice as many.
+    """
+    candidates = [arm for arm in result.arms if arm.role == "candidate"]
+    arms = result.arms if result.interleaved or not candidates else candidates
+    samples = max(len(arm.step_seconds.samples) for arm in arms)
     return -(-samples // result.spec.steps) or result.spec.rounds
 
 
@@ -153,7 +158,7 @@ def _list_dimensions(spec: Spec) -> Iterator[tuple[str, str]]:
         yield "batch size", "set by the workload"
         return
     size = SIZES[spec.workload][spec.size]
-    yield "batch size", f"{spec.batch_size or size.batch * spec.nproc:,} samples per step"
+    yield "batch size", f"{_format_number(spec.batch_size or size.batch * spec.nproc, 'sample')} per step"
     if spec.workload in TEXT_WORKLOADS:
         yield "sequence length", f"{spec.seq_len or size.extent:,} tokens"
     else:
@@ -190,7 +195,7 @@ def list_details(arm: ArmResult, spec: Spec) -> Iterator[str]:
         yield _describe_speed(arm)
         yield from _describe_loss(arm)
         yield from _describe_ranks(arm)
-        yield from _describe_bandwidth(arm)
+        yield from _describe_bandwidth(arm, spec)
         yield from _describe_overhead(arm)
         yield from _describe_paging(arm)
         if arm.deviates:
@@ -257,30 +262,32 @@ def _describe_overhead(arm: ArmResult) -> Iterator[str]:
     if _is_launch_bound(arm) and overhead is not None and step:
         share = show_share(min(overhead / step, 1.0))
         yield (
-            f"launch-bound: launches and Python take {share} of the optimizer step ({arm.tensors} tensors), so its "
-            "time does not hold for larger models; use a larger --model-size or --params"
+            f"launch-bound: kernel launches and Python take {share} of the optimizer step ({arm.tensors} tensors), so "
+            "ratios differ for larger models; increase --model-size or --params"
         )
 
 
 def _describe_paging(arm: ArmResult) -> Iterator[str]:
     """Yield a sentence about state in managed memory; nothing for optimizers that do not page."""
     if arm.paged_bytes == 0:
-        yield "nothing is paged: the state tensors are so small that they stay in GPU memory"
+        yield "nothing is paged: the state tensors are too small and stay in GPU memory"
     elif arm.paged_bytes is not None:
-        yield f"{show_bytes(arm.paged_bytes)} of state in managed memory, which the driver can page to the host"
+        yield (
+            f"{show_bytes(arm.paged_bytes)} of the optimizer state is in managed memory, which the driver can page out "
+            "to host memory; the peak includes it"
+        )
 
 
-def _describe_bandwidth(arm: ArmResult) -> Iterator[str]:
+def _describe_bandwidth(arm: ArmResult, spec: Spec) -> Iterator[str]:
     bandwidth = arm.bandwidth
     if bandwidth.achieved is not None and bandwidth.device is not None:
         if bandwidth.fraction is None or bandwidth.fraction < _VISIBLE_BANDWIDTH:
             return
-        bound = f"; {bandwidth.bound}" if bandwidth.bound and not _is_launch_bound(arm) else ""
+        bound = "; the tensors fit in a cache" if bandwidth.fraction > 1 else ""
+        owner = "this machine" if spec.device_type == "cpu" else "this GPU"
         yield (
             f"optimizer step: at least {show_bytes(bandwidth.bytes_per_step or 0)} of memory traffic, "
-            f"{bandwidth.achieved / 1e9:.3g} GB/s ({show_share(bandwidth.fraction)} of this machine's "
-            f"copy bandwidth)"
-            f"{bound}"
+            f"{bandwidth.achieved / 1e9:.3g} GB/s ({show_share(bandwidth.fraction)} of {owner}'s copy bandwidth){bound}"
         )
 
 
