@@ -96,7 +96,18 @@ def _every_case() -> Iterator[Case]:
                 yield Case(card, implementation, variant)
 
 
-CASES = [pytest.param(case, id=case.name) for case in _every_case()]
+def _mark(case: Case) -> Any:
+    """Return the mark of the cases that `pytest -m gpu` selects."""
+    return pytest.mark.gpu if case.device == "cuda" else ()
+
+
+CASES = [pytest.param(case, id=case.name, marks=_mark(case)) for case in _every_case()]
+
+
+def test_cases_that_require_cuda_have_the_mark_gpu() -> None:
+    marked = {str(case.id) for case in CASES if any(mark.name == "gpu" for mark in case.marks)}
+    assert "lion-lion-pytorch-triton" in marked
+    assert "adamw-torch-fused" not in marked
 
 
 # Scenarios with more steps than in an audit; `test_verify.py` covers the others.
@@ -200,7 +211,7 @@ def _scenarios() -> Iterator[Any]:
         for scenario in STEPPED:
             flat = len(scenario.shape) < 2 and case.implementation.tensors is not None
             if not flat and (not scenario.has_even_gradients or _narrowest(case, scenario.shape) < 16):
-                yield pytest.param(case, scenario, id=f"{case.name}-{scenario.name}")
+                yield pytest.param(case, scenario, id=f"{case.name}-{scenario.name}", marks=_mark(case))
 
 
 def _narrowest(case: Case, shape: tuple[int, ...]) -> int:
