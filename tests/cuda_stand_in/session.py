@@ -26,6 +26,15 @@ sys.path.insert(0, {root!r})
 from tests.cuda_stand_in.nvidia_smi import main
 main(Path({folder!r}))
 """
+_COMMAND = """
+import sys
+import pytest
+from optadvise.cli.app import run
+from tests.cuda_stand_in.session import patch_process
+with pytest.MonkeyPatch.context() as patch:
+    patch_process(patch)
+    sys.exit(run(sys.argv[1:]))
+"""
 
 
 class StandIn:
@@ -38,6 +47,11 @@ class StandIn:
     def list_calls(self, *names: str) -> list[Call]:
         """Return the logged calls so far, of all functions or of some."""
         return [call for call in read_log(self.folder) if not names or call.name in names]
+
+    def start_command(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start a command line of optadvise."""
+        pipe = subprocess.PIPE
+        return subprocess.Popen([sys.executable, "-c", _COMMAND, *arguments], stdout=pipe, stderr=pipe, text=True)
 
     def start_program(self, file: Path, *arguments: str) -> subprocess.Popen[str]:
         """Start a Python program in its folder."""
@@ -72,13 +86,20 @@ def cuda_stand_in(*gpus: Gpu, seconds_per_launch: float = 0.0, skipped_steps: in
         patch.setenv("PYTHONPATH", str(_ROOT))  # of the programs
         patch.setenv("TORCHDYNAMO_DISABLE", "1")
         patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-        patch.setattr(worker, "start_process", _start_process)
-        patch.setattr(metadata.Distribution, "version", property(read_build_version))
+        patch.setenv("TMPDIR", str(folder))  # locks on GPUs
+        patch.setattr(tempfile, "tempdir", None)
+        patch_process(patch)
         try:
             _clear_caches()
             yield StandIn(folder)
         finally:
             _clear_caches()
+
+
+def patch_process(patch: pytest.MonkeyPatch) -> None:
+    """Let this process start its workers on the stand-in, and read the versions of a machine with CUDA."""
+    patch.setattr(worker, "start_process", _start_process)
+    patch.setattr(metadata.Distribution, "version", property(read_build_version))
 
 
 def _write_nvidia_smi(folder: Path) -> None:
