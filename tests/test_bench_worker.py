@@ -6,6 +6,7 @@ card and the shapes of the network.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from functools import cache
@@ -21,6 +22,7 @@ from optadvise.benchmark import plan, results, runner, workloads
 from optadvise.benchmark.options import WORKLOADS
 from optadvise.benchmark.records import PARTS
 from optadvise.benchmark.spec import Arm, Spec
+from optadvise.benchmark.training_loop import Training
 from optadvise.benchmark.worker_arm import WorkerArm
 from optadvise.core.cards import StateTensor
 from optadvise.core.json_text import encode_json
@@ -170,3 +172,23 @@ def test_losses_are_deterministic_for_a_seed(rules: CompiledRules) -> None:
     spec = replace(QUICK, seed=3)
     losses = [measure(spec, plan_arm(rules, "adamw", spec))["loss"] for _ in range(2)]
     assert losses[0] == losses[1]
+
+
+def test_steps_that_the_gradient_scaler_skips_are_not_timed(
+    rules: CompiledRules, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = replace(QUICK, steps=3, optimizer_only=True, params=100_000)
+    training = Training(spec, plan_arm(rules, "sgd", spec))
+    skipped = iter([True, False, False, True, True, False])
+    seconds = iter([1.0, 2.0, 3.0, 4.0, 5.0, 6.0])
+
+    def step() -> dict[str, float]:
+        training.is_skipped = next(skipped)
+        return {"step": next(seconds)}
+
+    monkeypatch.setattr(training, "step", step)
+    assert training.round().samples == {"step": [2.0, 3.0, 6.0]}
+    skipped = iter(lambda: True, False)
+    seconds = itertools.count(0.0)
+    with pytest.raises(OverflowError):
+        training.round()

@@ -26,7 +26,7 @@ from optadvise.core.cards import Range
 from optadvise.core.claim_cards import Claim
 from optadvise.evidence import store, versions
 from optadvise.rulebase.catalog import Catalog, load
-from optadvise.verify import claims, results, training
+from optadvise.verify import claims, experiments, results, training
 from optadvise.verify.experiment_setup import ExperimentSetup, UndecidableError, exp_of_minimum
 from optadvise.verify.experiments import EXPERIMENTS, run_experiment
 from optadvise.verify.records import ArmAtRate, Side
@@ -564,3 +564,25 @@ def test_other_variants_are_not_stored(home: Path) -> None:
     save_findings(convert(data, BenchmarkResult), "2026-11-25")
     files = {file.name for file in (store.find_folder() / store.BENCHMARKS).glob("*.json")}
     assert not any(name.startswith(f"{data['arms'][0]['optimizer']}@") for name in files)
+
+
+# -- GPUs -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("device", "expected"), [("cuda", 180_000_000), ("cpu", 4_000_000)])
+def test_step_times_are_compared_at_a_size_that_fills_the_gpu(
+    device: str, expected: int, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def time_step(setup: ExperimentSetup, side: Side, shapes: Sequence[tuple[int, ...]]) -> float:
+        sizes.append(sum(map(math.prod, shapes)))
+        return 1.0
+
+    monkeypatch.setattr(experiments, "_time_step", time_step)
+    monkeypatch.setattr(experiments, "measure_device_bandwidth", lambda _: 1e12)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (2**40, 2**40))
+    side = Side(plan.plan_defaults(catalog.optimizer("sgd"), {}))
+    setup = ExperimentSetup((side, side), {"params": 4_000_000, "steps": 1}, device, TrainingCache())
+    assert run_experiment("step-time-ratio", setup, 0) == 1.0
+    assert sizes == pytest.approx([expected] * 2, rel=0.1)
