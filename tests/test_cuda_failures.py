@@ -53,6 +53,8 @@ def status_of(measurement: ArmMeasurement) -> str:
         ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "oom"),
         (NO_KERNEL_IMAGE, "unsupported"),
         ("CUDA error: CUBLAS_STATUS_NOT_SUPPORTED when calling `cublasGemmEx`", "unsupported"),
+        ("Attempted to use bitsandbytes native library functionality but it's not available.", "unsupported"),
+        ("Method 'cget_managed_ptr' not available in CPU-only version of bitsandbytes.", "unsupported"),
         (GPU_LOST, "error"),
     ],
 )

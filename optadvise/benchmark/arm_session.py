@@ -49,6 +49,7 @@ Figure = TypeVar("Figure", int, float)
 _UNSUPPORTED = re.compile(
     r"not[ _](currently |yet )?(be )?support|unsupported|only supports? |requires? (a )?(cuda|gpu|triton)"
     r"|no kernel image is available|no cuda gpus are available"
+    r"|native library functionality but it's not available|not available in cpu-only version"
 )
 # CUDA, cuBLAS and cuDNN allocate outside torch's allocator and have separate errors.
 _OUT_OF_MEMORY = re.compile(
