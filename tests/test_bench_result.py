@@ -15,7 +15,7 @@ from optadvise.benchmark.requirements import parse_requirement, worst_verdict
 from optadvise.benchmark.spec import Role, Spec
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.json_text import encode_json
-from optadvise.render.benchmark import list_details, list_settings
+from optadvise.render.benchmark import describe_conditions, list_details, list_settings
 from tests.results import MACHINE
 from tests.test_bench_runner import make_arm
 
@@ -232,6 +232,13 @@ def test_paged_state_counts_as_peak_memory() -> None:
 def test_arms_measured_apart_are_not_interleaved() -> None:
     assert make_json(make_measurement("a"), make_control())["interleaved"]
     assert not make_json(replace(make_measurement("a"), interleaved=False), make_control())["interleaved"]
+
+
+def test_gpu_whose_arms_all_fail_is_not_described_as_the_processor() -> None:
+    failed = results.make_result(Spec(device="cuda"), [make_failure("a")], machine=MACHINE)
+    assert MACHINE.processor
+    assert MACHINE.processor not in describe_conditions(failed)[1]
+    assert MACHINE.processor in describe_conditions(replace(failed, spec=Spec()))[1]
 
 
 def test_rounds_of_arms_measured_apart_are_those_of_a_candidate() -> None:

@@ -173,7 +173,8 @@ def describe_conditions(result: BenchmarkResult) -> tuple[str, str]:
     name = describe_workload(spec)
     if not spec.user and not spec.optimizer_only and spec.params is None:
         name += f" {spec.size}"
-    device = environment.device_name or environment.processor or spec.device
+    processor = environment.processor if spec.device_type == "cpu" else None
+    device = environment.device_name or processor or spec.device  # no arm has started if a GPU has no name
     threads = (
         f", {_format_number(environment.threads, 'thread')}" if environment.threads and spec.device == "cpu" else ""
     )
