@@ -160,6 +160,12 @@ def test_warnings_about_the_environment(section: str, key: str, value: Any, part
     check_difference(warning, *parts)
 
 
+def test_results_that_are_not_interleaved_have_a_warning() -> None:
+    plain = compared(result(), result(seed=5))["warnings"]
+    apart = compared(result(), {**result(seed=5), "interleaved": False})["warnings"]
+    assert len(apart) == len(plain) + 1
+
+
 def test_interrupted_results_have_a_warning() -> None:
     assert compared(result(complete=False), result(seed=5))["warnings"][0].startswith("BASE was interrupted")
     assert compared(result(), result(complete=False, seed=5))["warnings"][0].startswith("NEW was interrupted")

@@ -70,6 +70,8 @@ def list_warnings(base: LoadedResult, new: LoadedResult) -> list[str]:
     return [
         *(f"{loaded.side} was interrupted and has fewer rounds than requested"
           for loaded in (base, new) if not loaded.result.complete),
+        *(f"{loaded.side} was measured one optimizer after the other, so its ratios have the drift of the machine"
+          for loaded in (base, new) if not loaded.result.interleaved),
         *_compare_environments(base, new, names),
         *_compare_fields(asdict(base.spec), asdict(new.spec), amounts),
         *_compare_fields(before, after, sorted(before)),
