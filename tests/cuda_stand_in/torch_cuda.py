@@ -20,6 +20,7 @@ def install(machine: Machine) -> None:
         for name, function in functions.items():
             setattr(torch.cuda, name, function)
     torch.cuda.Event = _make_event_class(machine)
+    torch._C._cuda_getCurrentRawStream = lambda index: 0  # which only builds for CUDA have
     torch.version.cuda = CUDA
     torch.__version__ = type(torch.__version__)(torch.__version__.replace("+cpu", f"+cu{CUDA.replace('.', '')}"))
     _run_autocast_on_cpu()
