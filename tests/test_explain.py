@@ -13,7 +13,7 @@ import pytest
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.complete import complete_situation
 from optadvise.advice.decide import choose_optimizer, decide
-from optadvise.advice.plan import list_chosen_facts
+from optadvise.advice.plan import can_run, list_chosen_facts
 from optadvise.advice.probes import is_relevant
 from optadvise.advice.recommend import advise, recommend
 from optadvise.core.errors import InputError
@@ -79,39 +79,44 @@ def changeable(rules: CompiledRules, situation: Situation) -> list[str]:
     ]  # fmt: skip
 
 
+def list_expected(rules: CompiledRules, situation: Situation, stated: dict[str, Any], name: str) -> set[str | None]:
+    """Return the optimizers to which a change of a fact leads; of a number, the nearest in each direction."""
+    current, before = getattr(situation, name), choose_optimizer(rules, situation)
+    ends = [(value, choose(rules, situation, {**stated, name: value})) for value in values(rules, name)]
+    ends = [(value, end) for value, end in ends if end not in (None, before)]
+    if rules.axes[name].choices is None:
+        fact = rules.catalog.facts[name]
+        within = fact.suggest_within or float("inf")
+        below = [pair for pair in ends if current / within <= pair[0] < current][-1:] if fact.suggest_less else []
+        ends = [*below, *[pair for pair in ends if current < pair[0] <= current * within][:1]]
+    return {end for value, end in ends if fits(rules, {**stated, name: value}, end)}
+
+
+def fits(rules: CompiledRules, stated: dict[str, Any], optimizer: str | None) -> bool:
+    """Return whether a run fits as it is planned for an optimizer."""
+    return can_run(rules, complete_situation(rules, stated), optimizer or "")
+
+
 @pytest.mark.parametrize("seed", few(1, range(10, 26)))
 def test_sensitivities_match_brute_force_over_single_facts(rules: CompiledRules, seed: int) -> None:
     for stated in situations(rules, seed):
         situation = complete_situation(rules, stated)
-        advice = recommend(rules, situation)
-        reported = {
-            (name, sensitivity.optimizer)
-            for sensitivity in advice.sensitivities
-            for name in sensitivity.change
-            if name in rules.deciding_facts
-        }
-        expected: set[tuple[str, str]] = set()
         # With both sizes, the thresholds of memory pressure are nearer than those of the tables.
         sizes = {"params", "vram_bytes"} if {"params", "vram_bytes"} <= {*stated} else set()
-        reported = {pair for pair in reported if pair[0] not in sizes}
-        for name in changeable(rules, situation):
-            if name in sizes or not is_relevant(rules.catalog.facts[name], situation):
-                continue
-            ends = [choose(rules, situation, {**stated, name: value}) for value in values(rules, name)]
-            if rules.axes[name].choices is not None:
-                expected |= {(name, end) for end in ends if end is not None and end != advice.optimizer.id}
-                continue
-            # For a number, the nearest change in each direction is reported.
-            current = getattr(situation, name)
-            tried = list(values(rules, name))
-            below = [end for value, end in zip(tried, ends, strict=True) if current is not None and value < current]
-            above = [end for value, end in zip(tried, ends, strict=True) if current is not None and value > current]
-            below = below if rules.catalog.facts[name].suggest_less else []
-            for side in (below[::-1], above) if current is not None else ():
-                other = next((end for end in side if end is not None and end != advice.optimizer.id), None)
-                expected |= {(name, other)} if other is not None else set()
-            if current is None:
-                reported = {pair for pair in reported if pair[0] != name}
+        numbers = {name for name in changeable(rules, situation) if rules.axes[name].choices is None}
+        left_out = sizes | {name for name in numbers if getattr(situation, name) is None}
+        reported = {
+            (name, sensitivity.optimizer)
+            for sensitivity in recommend(rules, situation).sensitivities
+            for name in sensitivity.change
+            if name in rules.deciding_facts and name not in left_out
+        }
+        expected = {
+            (name, end)
+            for name in changeable(rules, situation)
+            if name not in left_out and is_relevant(rules.catalog.facts[name], situation)
+            for end in list_expected(rules, situation, stated, name)
+        }
         assert reported == expected, stated
 
 
@@ -195,3 +200,11 @@ def test_each_derived_fact_has_a_name_that_the_output_uses(rules: CompiledRules)
     page = optadvise("recommend", *run, "--explain", "--why-not", "adamw").out + optadvise("show", "OPT040").out
     assert rules.catalog.facts["concern"].label in page
     assert not re.search(r"\bconcern\b(?!\.yaml)", page)
+
+
+def test_a_change_brings_the_defaults_that_were_unknown_before(rules: CompiledRules) -> None:
+    stated = {"architecture": "encoder", "batch_size": 16384, "vram_bytes": 80 * 2**30}
+    advice = advise(rules, stated)  # a transformer that encodes has an objective; an unknown model has none
+    assert advise(rules, {**stated, "model": "transformer"}).optimizer.id == "lamb"
+    changes = {text: change.optimizer for change in advice.sensitivities for text in change.values.get("model", ())}
+    assert changes["transformer"] == "lamb"

@@ -10,7 +10,7 @@ from optadvise.advice.memory_answer import find_remedies
 from optadvise.advice.memory_pressure import classify_pressure
 from optadvise.advice.plan import find_plan
 from optadvise.advice.recommend import advise
-from optadvise.core.advice_records import Recommendation
+from optadvise.core.advice_records import Recommendation, Sensitivity
 from optadvise.render.documents import build_recommendation
 from optadvise.rulebase.catalog import load
 
@@ -96,16 +96,31 @@ def test_nothing_is_searched_for_without_a_limit() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"arch": "llama-3-70b", "method": "qlora", "gpus": "4", "gpu": "rtx 4090"},
         {"model": "llm", "params": "60B", "gpus": "8", "gpu": "h100"},
+        {"model": "transformer", "params": "70B", "vram": "24GB"},  # neither fits with LoRA nor with QLoRA
+        {"model": "transformer", "params": "30B", "vram": "24GB", "task": "finetune"},  # fits with QLoRA
     ],
 )
-def test_no_change_makes_a_fitting_run_too_large(options: dict[str, str]) -> None:
-    advice = ask(**options)
-    assert is_expected_to_fit(advice)
-    for change in advice.sensitivities:
-        for fact, values in change.values.items():
-            assert all(is_expected_to_fit(ask(**{**options, fact: value})) for value in values)
+def test_changes_are_suggested_only_where_the_run_fits_after_them(options: dict[str, str]) -> None:
+    suggested = [pair for change in ask(**options).sensitivities for pair in list_values(change)]
+    assert suggested
+    assert all(is_expected_to_fit(ask(**{**options, name: value})) for name, value in suggested)
+
+
+def list_values(sensitivity: Sensitivity) -> list[tuple[str, str]]:
+    options = {
+        str(RULES.catalog.facts[fact].flag)[2:].replace("-", "_"): values for fact, values in sensitivity.values.items()
+    }
+    return [(option, value) for option, values in options.items() for value in values]
+
+
+def test_more_gpus_are_counted_for_each_method_where_one_gpu_is_never_enough() -> None:
+    fit = find_remedies(RULES, ask(model="transformer", params="70B", vram="24GB", task="finetune"))
+    assert fit is not None
+    changes = [{name: value for fix in chain for name, value in fix.change.items()} for chain in fit.fixes]
+    gpus = {str(change.get("method", "full")): int(str(change["gpus"])) for change in changes}
+    assert gpus["qlora"] < gpus["lora"] < gpus["full"]
+    assert next(iter(gpus)) == "qlora"  # 128 GPUs cost more than 4-bit weights
 
 
 def test_a_run_that_does_not_fit_comes_as_near_as_it_can() -> None:

@@ -20,6 +20,7 @@ from optadvise.advice.fix_chains import (
     find_overruled,
     is_sound_when_sharded,
     iterate_chains,
+    rate_effort,
 )
 from optadvise.core.cards import SHARDING_LABELS
 from optadvise.core.records import Fix, MemoryEstimate, Situation
@@ -34,7 +35,8 @@ _MAX_DOUBLINGS = 9  # of the number of GPUs
 def find_fixes(rules: CompiledRules, situation: Situation, estimate: MemoryEstimate) -> list[tuple[Fix, ...]]:
     """Return the cheapest chains of changes after which a run is expected to fit, cheapest first.
 
-    The result has at most one chain for each training method and one that adds GPUs; it is empty if the run fits.
+    The result has at most one chain for each training method and one that adds GPUs; where each adds GPUs, at most one
+    for each training method. It is empty if the run fits.
 
     Args:
         rules: The compiled rules.
@@ -48,8 +50,8 @@ def find_fixes(rules: CompiledRules, situation: Situation, estimate: MemoryEstim
     fixes = [fix for fix in compile_fixes(rules) if can_apply(rules, situation, fix)]
     fitting = _search_without_gpus(rules, situation, [fix for fix in fixes if not fix.adds_gpus])
     with_gpus = _search_with_gpus(rules, situation, fixes, fitting)
-    chains = [*fitting, *([] if with_gpus is None else [with_gpus])]
-    return [_explain_chain(rules, situation, chain) for chain in sorted(chains, key=lambda chain: chain.effort)]
+    chains = sorted([*fitting, *with_gpus], key=lambda chain: chain.effort)
+    return [_explain_chain(rules, situation, chain) for chain in chains]
 
 
 def _search_without_gpus(
@@ -73,8 +75,10 @@ def _search_without_gpus(
 
 def _search_with_gpus(
     rules: CompiledRules, situation: Situation, fixes: Sequence[CompiledFix], fitting: Sequence[AppliedChain]
-) -> AppliedChain | None:
-    """Return the cheapest fitting chain that adds GPUs; None without one.
+) -> list[AppliedChain]:
+    """Return the cheapest fitting chain that adds GPUs.
+
+    Where no chain fits without more GPUs, other training methods follow that fit on fewer GPUs.
 
     Args:
         rules: The compiled rules.
@@ -82,15 +86,20 @@ def _search_with_gpus(
         fixes: Applicable changes.
         fitting: Fitting chains without more GPUs; chains that contain one of them are skipped.
     """
-    cheapest: AppliedChain | None = None
     others = [fix for fix in fixes if not fix.adds_gpus and "method" not in fix.changes]
-    for growth in (_with_sound_optimizer(rules, situation, fix) for fix in fixes if fix.adds_gpus):
-        for beside in iterate_chains(situation, others, _MAX_BESIDE_GPUS):
-            if any(chain.ids <= {fix.id for fix in beside} for chain in fitting):
-                continue
-            applied = _double_gpus(rules, situation, (*beside, growth), cheapest)
-            cheapest = cheapest if applied is None else applied
-    return cheapest
+    methods = [[fix] for fix in fixes if "method" in fix.changes] if not fitting else []
+    chains: list[AppliedChain] = []
+    for method in ([], *methods):
+        cheapest: AppliedChain | None = None
+        for growth in (_with_sound_optimizer(rules, situation, fix) for fix in fixes if fix.adds_gpus):
+            for beside in iterate_chains(situation, others, _MAX_BESIDE_GPUS):
+                if any(chain.ids <= {fix.id for fix in beside} for chain in fitting):
+                    continue
+                applied = _double_gpus(rules, situation, (*method, *beside, growth), cheapest)
+                cheapest = cheapest if applied is None else applied
+        if cheapest is not None and all(cheapest.situation.gpus < chain.situation.gpus for chain in chains):
+            chains.append(cheapest)
+    return chains
 
 
 def _double_gpus(
@@ -98,8 +107,11 @@ def _double_gpus(
 ) -> AppliedChain | None:
     """Return a chain with the fewest GPUs that fit; None if none fit with less effort than the cheapest chain."""
     for doublings in range(1, _MAX_DOUBLINGS + 1):
-        applied = apply_chain(rules, situation, chain, situation.gpus * 2**doublings)
-        if applied is None or (cheapest is not None and applied.effort >= cheapest.effort):
+        gpus = situation.gpus * 2**doublings
+        if cheapest is not None and rate_effort(situation, chain, gpus) >= cheapest.effort:
+            return None
+        applied = apply_chain(rules, situation, chain, gpus)
+        if applied is None:
             return None
         if _is_solved(rules, situation, applied.situation):
             return applied

@@ -17,7 +17,7 @@ from optadvise.memory.estimator import fits
 from optadvise.memory.search import list_divisors, with_micro_batch
 from optadvise.rulebase.regions import Box
 
-_EFFORT_OF_DOUBLING = 4  # of doubling the number of GPUs
+_EFFORT_OF_DOUBLING = 8  # of doubling the number of GPUs
 _EFFORT_OF_OVERRULING = 25  # of changing a specified input; these are changed last
 
 
@@ -116,9 +116,9 @@ def iterate_chains(
                 heappush(queue, (effort + efforts[index], length + 1, (*indices, index)))
 
 
-def rate_effort(situation: Situation, chain: Iterable[CompiledFix]) -> int:
-    """Return the effort of a chain, without the effort of more GPUs."""
-    return sum(
+def rate_effort(situation: Situation, chain: Iterable[CompiledFix], gpus: int = 0) -> int:
+    """Return the effort of a chain that adds GPUs up to a number; 0 adds none."""
+    return _EFFORT_OF_DOUBLING * (gpus // situation.gpus).bit_length() + sum(
         fix.get_effort(situation.priority) + _EFFORT_OF_OVERRULING * bool(find_overruled(situation, fix.changes))
         for fix in chain
     )
@@ -146,12 +146,11 @@ def apply_chain(
     kept = {name: getattr(situation, name) for name in situation.chosen}
     inputs = {**situation.stated_inputs, **kept, "optimizer": situation.optimizer}
     changes = [dict(fix.changes) for fix in chain]
-    effort = rate_effort(situation, chain)
+    effort = rate_effort(situation, chain, gpus)
     shrinking = None
     for change in changes:
         if "gpus" in change:
             change |= _spread(inputs, gpus)
-            effort += _EFFORT_OF_DOUBLING * (gpus // situation.gpus).bit_length()
         elif "micro_batch" in change:
             shrinking = change
             continue

@@ -2,8 +2,8 @@
 
 One fact is changed at a time. All ranges that the deciding tables distinguish are tried, so the list of single changes
 is complete. Thresholds of memory pressure are computed. Each change is repeated as a user would type it before it is
-reported. Changes that the rules do not suggest for the kind of model or the GPU are left out, and those with which a
-run that fits would not fit any more.
+reported. Changes that the rules do not suggest for the kind of model or the GPU are left out, and those with which the
+run would not fit.
 """
 
 from __future__ import annotations
@@ -35,10 +35,8 @@ def find_sensitivities(rules: CompiledRules, situation: Situation, decision: Dec
     baseline = _start(rules, situation, decision)
     if situation.params is None and situation.vram_bytes is None:
         return _search_unsized(rules, baseline)
-    sensitivities = _search(rules, baseline)
-    if not can_run(rules, situation, decision.optimizer.id):
-        return tuple(sensitivities)
-    return tuple(kept for each in sensitivities if (kept := _keep_fitting(rules, situation, each)) is not None)
+    fitting = (_keep_fitting(rules, situation, sensitivity) for sensitivity in _search(rules, baseline))
+    return tuple(sensitivity for sensitivity in fitting if sensitivity is not None)
 
 
 def _keep_fitting(rules: CompiledRules, situation: Situation, sensitivity: Sensitivity) -> Sensitivity | None:

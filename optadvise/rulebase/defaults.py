@@ -103,7 +103,7 @@ class CompiledDefaults:
         unknown = dict.fromkeys(name for name in situation.assumed if name not in self._facts)
         after = _Overlay(situation, {**unknown, **changes})
         for name, rows in effects.defaults.items():
-            if name in situation.assumed:
+            if name in situation.assumed or getattr(situation, name) is None:
                 default = next((row.value for row in rows if self._applies(row.box, after)), SITUATION_DEFAULTS[name])
                 if default != getattr(situation, name):
                     changes[name] = after.changes[name] = default
