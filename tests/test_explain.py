@@ -203,7 +203,7 @@ def test_each_derived_fact_has_a_name_that_the_output_uses(rules: CompiledRules)
 
 
 def test_a_change_brings_the_defaults_that_were_unknown_before(rules: CompiledRules) -> None:
-    stated = {"architecture": "encoder", "batch_size": 16384, "vram_bytes": 80 * 2**30}
+    stated: dict[str, Any] = {"architecture": "encoder", "batch_size": 16384, "vram_bytes": 80 * 2**30}
     advice = advise(rules, stated)  # a transformer that encodes has an objective; an unknown model has none
     assert advise(rules, {**stated, "model": "transformer"}).optimizer.id == "lamb"
     changes = {text: change.optimizer for change in advice.sensitivities for text in change.values.get("model", ())}

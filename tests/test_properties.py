@@ -63,6 +63,7 @@ def _is_in_range(number: AdvisedHyperparameter) -> bool:
 
 @settings(max_examples=examples(400))
 @given(ANSWERS, st.none() | st.sampled_from(ADVISOR.catalog.optimizer_ids))
+@example({"samples": 1, "epochs": 1, "tokens": 10**6, "batch_size": 1, "grad_accum": 1}, None)
 def test_valid_situation_has_a_consistent_recommendation(answers: dict[str, Any], pinned: str | None) -> None:
     inputs = answers if pinned is None else {**answers, "optimizer": pinned}
     situation = _complete(inputs)

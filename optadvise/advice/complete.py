@@ -99,7 +99,11 @@ def list_sized_runs(rules: CompiledRules, situation: Situation) -> Iterator[tupl
         if changes is None:
             return
         has_changed = not ESTIMATE_FACTS.isdisjoint(changes.keys() - {"params"})
-        yield range(low, high), change_situation(rules, situation, changes) if has_changed else situation
+        try:
+            run = change_situation(rules, situation, changes) if has_changed else situation
+        except InputError:
+            continue
+        yield range(low, high), run
 
 
 def change_situation(rules: CompiledRules, situation: Situation, changes: FactValues) -> Situation:
@@ -109,6 +113,9 @@ def change_situation(rules: CompiledRules, situation: Situation, changes: FactVa
         rules: The compiled rules.
         situation: The situation before the changes.
         changes: New values by fact, including dependent defaults.
+
+    Raises:
+        InputError: The stated numbers lead to different numbers of steps after the changes.
     """
     is_unsized = situation.params is None and changes.get("params") is None
     after = replace(situation, **changes) if is_unsized else change_sized_run(rules.memory_rules, situation, changes)

@@ -53,7 +53,10 @@ def choose_after(rules: CompiledRules, baseline: Baseline, fact: str, value: Any
             point[positions[name]] = cell if name == fact else rules.axes[name].cell(new)
     can_compute = baseline.is_sized or fact in MEMORY_FACTS
     if can_compute and not list_plan_facts(rules).isdisjoint(changes) and depends_on_memory(rules, point):
-        after = change_situation(rules, baseline.situation, changes)
+        try:
+            after = change_situation(rules, baseline.situation, changes)
+        except InputError:
+            return None
         for name, located in locate_plan(rules, replace(after, stated=(*after.stated, fact))).items():
             point[positions[name]] = located
     return str(decide_at(rules, tuple(point)).optimizer.choice.chosen)
