@@ -20,6 +20,7 @@ from optadvise.memory.inputs import select_memory_inputs
 from optadvise.memory.network_size import find_network_size
 from optadvise.memory.optimizer_state import compute_state_bytes, list_state_tensors
 from optadvise.memory.records import Weight
+from optadvise.memory.search import with_micro_batch
 from optadvise.memory.sharding import assign_whole_weights, count_elements, shard_rows
 from optadvise.rulebase.catalog import Catalog
 from tests.cli import optadvise
@@ -180,11 +181,15 @@ def test_beyond_enough_gpus_a_doubling_frees_less_than_one_sample(run: str, rule
     assert nine.activations is not None
     assert sample == pytest.approx(nine.activations - eight.activations, rel=0.01)
 
-    def state(gpus: int) -> int:
-        lines = estimator.estimate(rules.memory_rules, replace(start, gpus=gpus), start.optimizer or "adamw").breakdown
-        return sum(line.bytes or 0 for line in lines if line.part in ("optimizer state", "master copy"))
+    optimizer = start.optimizer or "adamw"
+    start = with_micro_batch(rules.memory_rules, start, optimizer)
 
-    freed_bytes = {2**n: state(2**n) - state(2 ** (n + 1)) for n in range(20)}
+    def compute_total(gpus: int) -> int:
+        total = estimator.estimate(rules.memory_rules, replace(start, gpus=gpus), optimizer).total
+        assert total is not None
+        return total
+
+    freed_bytes = {2**n: compute_total(2**n) - compute_total(2 ** (n + 1)) for n in range(20)}
     assert all(freed < sample for gpus, freed in freed_bytes.items() if gpus >= enough)
     assert enough == 1 or freed_bytes[enough // 2] >= sample
 
@@ -223,7 +228,7 @@ def list_gpu_counts(line: str) -> list[int]:
 
 def test_scaling_lists_gpu_counts_that_divide_the_batch() -> None:
     assert list_gpu_counts("--gpus 8 --batch-size 16") == [2, 4, 8, 16]
-    assert list_gpu_counts("--gpus 6 --batch-size 36") == [2, 3, 6, 12]
+    assert list_gpu_counts("--gpus 6 --batch-size 36") == [3, 4, 6, 12]
     assert list_gpu_counts("--gpus 8 --batch-size 64 --micro-batch 4") == [2, 4, 8, 16]
     assert list_gpu_counts("--gpus 8 --micro-batch 4") == [2, 4, 8, 16, 32]
 

@@ -60,13 +60,13 @@ def _sharded_bytes(memory: MemoryEstimate) -> tuple[int, int]:
 def _find_enough_gpus(rules: MemoryRules, situation: Situation, optimizer: str, sample: int) -> int:
     """Return the smallest power of two of GPUs whose doubling frees fewer bytes than one sample requires."""
 
-    def count_sharded(gpus: int) -> int:
-        return sum(_sharded_bytes(estimate(rules, replace(situation, gpus=gpus), optimizer)))
+    def count_bytes(gpus: int) -> int:
+        return estimate(rules, replace(situation, gpus=gpus), optimizer).total or 0
 
     enough = 1 << _MOST_GPUS.bit_length()
-    sharded = count_sharded(enough)
-    while enough > 1 and (on_half := count_sharded(enough // 2)) - sharded < sample:
-        enough, sharded = enough // 2, on_half
+    required = count_bytes(enough)
+    while enough > 1 and (on_half := count_bytes(enough // 2)) - required < sample:
+        enough, required = enough // 2, on_half
     return enough
 
 

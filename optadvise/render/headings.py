@@ -12,13 +12,13 @@ CHOICES: Final = "How to run it (chosen to save memory)"
 DERIVATIONS: Final = "How each number is computed"
 SCHEDULES: Final = "Other schedules"
 ALTERNATIVES: Final = "Alternatives"
-POLICIES: Final = "Other policies"
+POLICIES: Final = "Other answers"
 PUBLISHED: Final = "Published runs like this one"
 CHANGES: Final = "What would change this answer"
 NOTES: Final = "Notes"
 ASSUMED: Final = "Assumed (not specified)"
-SPECIFIED: Final = "Specified (names resolved)"
-NEXT: Final = "Compare"  # with the control
+SPECIFIED: Final = "Read as"
+NEXT: Final = "Measure"
 
 # Memory.
 MEMORY: Final = "Memory of one GPU"

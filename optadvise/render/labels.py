@@ -17,16 +17,6 @@ DASH = "–"  # for 0 and for unknown values
 _SHARDING = {"none": "not sharded", "zero1": "ZeRO-1", "zero2": "ZeRO-2", "zero3": "ZeRO-3"}
 
 
-def format_saving(saves: int, *, is_alone: bool) -> str:
-    """Return what a change saves; one of several is compared with all others, as their savings do not add up.
-
-    Example:
-        >>> format_saving(1 << 30, is_alone=True), format_saving(1 << 30, is_alone=False)
-        ('saves 1 GiB', 'without it +1 GiB')
-    """
-    return f"saves {show_bytes(saves)}" if is_alone else f"without it +{show_bytes(saves)}"
-
-
 def format_sharding(shard: str) -> str:
     """Return what of a run is sharded over its GPUs: `ZeRO-3`, `not sharded`."""
     return _SHARDING.get(shard, shard)

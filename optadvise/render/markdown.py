@@ -48,7 +48,10 @@ def render_recommendation(advice: Recommendation, catalog: Catalog, fit: MemoryA
     alternatives = (
         f"**{other.id}**: {escape_markdown(format_sentence(other.because))}" for other in advice.alternatives
     )
-    published = (f"[{run.name}]({run.cite}): {escape_markdown(describe_published(run))}" for run in advice.published)
+    published = (
+        f"[{run.name}]({run.cite}): {escape_markdown(describe_published(run, advice, catalog))}"
+        for run in advice.published
+    )
     changes = (f"{format_code(option)} → {optimizer}" for option, optimizer in list_changes(advice, catalog))
     assumed = ", ".join(list_assumptions(advice.situation, catalog)) or "nothing"
     blocks = [

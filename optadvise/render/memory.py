@@ -29,7 +29,9 @@ def list_breakdown(memory: MemoryEstimate) -> list[BreakdownRow]:
     for line in memory.breakdown:
         is_elsewhere = not line.at_peak and line.bytes
         note = (
-            f"none at the peak, {show_bytes(line.bytes or 0)} at another time: {line.how}" if is_elsewhere else line.how
+            f"not allocated at the peak, otherwise {show_bytes(line.bytes or 0)}: {line.how}"
+            if is_elsewhere
+            else line.how
         )
         rows.append(BreakdownRow(part=line.part, size_bytes=line.at_peak or 0, note=note))
     return rows
@@ -76,7 +78,7 @@ def describe_fit(memory: MemoryEstimate, situation: Situation) -> Text:
         if situation.micro_batch is None and situation.batch_size is not None:
             samples = " for a micro-batch of one sample"
         elif "micro_batch" in situation.derived and (situation.micro_batch or 1) > 1:
-            samples = " for the whole batch at once"
+            samples = " with the whole batch in one micro-batch"
         return _emphasize(
             "Requires about ", total, f"{per_gpu}{samples}{interval}; add --gpu or --vram to check the fit."
         )
@@ -87,7 +89,8 @@ def describe_fit(memory: MemoryEstimate, situation: Situation) -> Text:
             return _describe_paging(verdict, memory.total, memory.available, f"{interval}{per_gpu}", limit)
         return _emphasize(f"*{verdict}*", ": ", total, f" of {limit}{interval}.")
     verdict = "*Does not fit*" if memory.fits is False else "*Probably does not fit*"
-    return _emphasize(verdict, ": requires ", total, f"{per_gpu}{interval}, available {limit}.")
+    paged = f", of which {show_bytes(memory.pageable)} can move to host memory" if memory.pageable else ""
+    return _emphasize(verdict, ": requires ", total, f"{per_gpu}{interval}{paged}; available {limit}.")
 
 
 def _describe_paging(verdict: str, total: int, available: int, details: str, limit: str) -> Text:

@@ -186,16 +186,30 @@ def list_changes(advice: Recommendation, catalog: Catalog) -> list[tuple[str, st
     ]
 
 
-def describe_published(published: PublishedRun) -> str:
+def describe_published(published: PublishedRun, advice: Recommendation, catalog: Catalog) -> str:
     """Return what a published run used and how it differs.
 
     Example:
         `adamw 3e-4, weight decay 0.1, warmup-cosine (batch 2.05K)`
     """
+    differences = [published.differs] if published.differs else []
+    if _is_outside(published, advice, catalog):
+        differences.append("lr outside the typical range")
+        if published.batch_size is not None and "batch" not in published.differs:
+            differences.append(f"batch {published.batch_size:,}")
     numbers = [published.optimizer if published.lr is None else f"{published.optimizer} {show_number(published.lr)}"]
     numbers += [] if published.weight_decay is None else [f"weight decay {show_number(published.weight_decay)}"]
     numbers += [] if published.schedule is None else [published.schedule]
-    return ", ".join(numbers) + f" ({published.differs})" * bool(published.differs)
+    return ", ".join(numbers) + f" ({'; '.join(differences)})" * bool(differences)
+
+
+def _is_outside(published: PublishedRun, advice: Recommendation, catalog: Catalog) -> bool:
+    """Return whether a published run with the same update rule used a learning rate outside the advised range."""
+    lr = next((number for number in advice.hyperparameters if number.name == "lr"), None)
+    is_same = catalog.optimizer(published.optimizer).update == advice.optimizer.update
+    if lr is None or lr.low is None or lr.high is None or published.lr is None or not is_same:
+        return False
+    return not lr.low <= published.lr <= lr.high
 
 
 def describe_policy(answer: PolicyAnswer) -> str:
@@ -212,4 +226,4 @@ def describe_reason(entry: TraceEntry) -> str:
 
 def describe_support(support: Support) -> str:
     """Return how many published runs of a rule's situations used its optimizer, or one with the same update rule."""
-    return f"{support.agree:,} of {support.runs:,} published runs use this update rule."
+    return f"{support.agree:,} of {support.runs:,} published runs like this use the same update rule."

@@ -6,8 +6,8 @@ from msgspec import Struct
 
 from optadvise.core.advice_records import Recommendation
 from optadvise.core.records import Situation
-from optadvise.core.units import show_count
-from optadvise.render.labels import format_options, format_saving, format_sharding
+from optadvise.core.units import show_bytes, show_count
+from optadvise.render.labels import format_options, format_sharding
 from optadvise.rulebase.catalog import Catalog
 
 # Facts that are chosen if they are not specified; the others describe what is trained, and are assumed.
@@ -27,11 +27,11 @@ class ChoiceRow(Struct, frozen=True):
 
 def list_choices(advice: Recommendation, catalog: Catalog) -> list[ChoiceRow]:
     """Return the choices that save memory."""
-    rows, is_alone = [], len(advice.choices) == 1
+    rows = []
     for choice in advice.choices:
         steps = count_accumulation(advice.situation) if "micro_batch" in choice.change else None
         accumulation = "" if steps is None else f"{steps:,} accumulation steps; "
-        saved = format_saving(choice.saves, is_alone=is_alone) if choice.saves else "saves memory outside the peak"
+        saved = f"saves {show_bytes(choice.saves)}" if choice.saves else "saves memory outside the peak"
         effect = f"{accumulation}{saved}; cost: {choice.costs}"
         if "micro_batch" in choice.change:  # compared with the whole batch, which would not run
             short_effect = _describe_micro_batch(advice)
@@ -45,7 +45,7 @@ def list_choices(advice: Recommendation, catalog: Catalog) -> list[ChoiceRow]:
 def _describe_micro_batch(advice: Recommendation) -> str:
     """Return why a micro-batch was chosen, see `memory.search.with_micro_batch`."""
     if advice.memory.fits:
-        return "the largest that fits at the upper end of the likely range"
+        return "the largest that fits even if memory is at the high end of the likely range"
     if advice.situation.micro_batch == 1:
         return "the smallest, because memory is scarce"
     return "the largest that leaves a tenth of the memory free"
@@ -79,7 +79,7 @@ def describe_tokens(advice: Recommendation) -> str:
     if isinstance(lr, float) and isinstance(decay, float) and lr * decay and advice.optimizer.decay == "decoupled":
         scale = 1 / (lr * decay)
         effect = ", too long to matter in this run" if scale > situation.steps else ""
-        parts.append(f"time constant of weight decay 1/(lr·decay) = {show_count(scale)} steps{effect}")
+        parts.append(f"weight decay averages over 1/(lr × decay) = {show_count(scale)} steps{effect}")
     return ", ".join(parts)
 
 

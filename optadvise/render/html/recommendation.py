@@ -143,7 +143,7 @@ def render_recommendation(
         "state": format_state,
         "policy": describe_policy,
         "reason": describe_reason,
-        "published": describe_published,
+        "published": lambda run: describe_published(run, advice, catalog),
         "chain_text": describe_chain,
         "fits": {True: "yes", False: "no", None: "unknown" if None in sizes else "uncertain"},
         "changes": list_changes(advice, catalog),

@@ -142,7 +142,7 @@ def _describe_number(number: AdvisedHyperparameter) -> str:
     """
     published = ""
     if number.published is not None:
-        published = f"measured best; published runs use {format_value(number.published)}"
+        published = f"best in published sweeps; published runs use {format_value(number.published)}"
     function = _FUNCTIONS.get(number.name, "")
     return ", ".join(filter(None, [function, format_typical_range(number.low, number.high), published]))
 
@@ -165,7 +165,7 @@ def _print_explained_sections(
     _print_alternatives(out, advice)
     policies = [("·", escape(describe_policy(answer))) for answer in advice.policies]
     print_section(out, headings.POLICIES, policies, "left", "wrap")
-    print_published(out, advice)
+    print_published(out, advice, catalog)
     changes = [(escape(option), f"→ {optimizer}") for option, optimizer in list_changes(advice, catalog)]
     print_section(out, headings.CHANGES, changes, "left", "left")
     _print_warnings(out, advice)

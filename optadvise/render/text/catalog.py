@@ -160,7 +160,7 @@ def print_optimizer(card: Optimizer, catalog: Catalog, guide_buffers: float | No
         print_bullets(out, headings.NOTES, (f"{note.text} [{', '.join(note.cite)}]" for note in card.notes))
         models = ", ".join(card.model_types) or "no particular kind"
         family = format_choice(catalog.facts["family"], card.family)
-        details = [("family", family), ("tuning effort", card.effort), ("model types", models)]
+        details = [("family", family), ("tuning effort", card.effort), ("common for", models)]
         print_section(out, "Details", details, "left", "wrap")
         print_section(out, "Names in other frameworks", _list_names(catalog, card), "left", "wrap")
         print_sources(out, card.cite, catalog)

@@ -12,7 +12,7 @@ from optadvise.core.records import Fix, MemoryAnswer, MemoryEstimate, Situation
 from optadvise.core.units import show_bytes, show_count
 from optadvise.memory.inputs import ESTIMATE_FACTS
 from optadvise.render import headings
-from optadvise.render.labels import format_count, format_fits, format_options, format_saving, format_size
+from optadvise.render.labels import format_count, format_fits, format_options, format_size
 from optadvise.render.memory import (
     describe_allocator,
     describe_chain,
@@ -46,7 +46,7 @@ _PROBABLY = (
     "probably: the limit is within the likely range, whose high end is for PyTorch's foreach step where it is the"
     " default (fused=True needs less)."
 )
-_BREAKS = "*: fails or computes something else with this sharding; see optadvise show NAME."
+_BREAKS = "fails: the step raises an error, or computes something else, with this sharding; see optadvise show NAME."
 
 
 def print_estimate(answer: MemoryAnswer, catalog: Catalog, *, everything: bool) -> None:
@@ -173,7 +173,7 @@ def _print_chain(out: Console, number: int, chain: tuple[Fix, ...], catalog: Cat
     """Print a chain of fixes; in the short answer, a single fix takes one line."""
 
     def describe(fix: Fix) -> str:
-        return _describe_cost(fix, catalog) if is_short else _describe_fix(fix, catalog, is_alone=len(chain) == 1)
+        return _describe_cost(fix, catalog) if is_short else _describe_fix(fix, catalog)
 
     end = describe_chain(chain)
     reason = _explain_optimizer(chain) if is_short else ""
@@ -193,10 +193,10 @@ def _explain_optimizer(chain: tuple[Fix, ...]) -> str:
     return "".join(f" ({reason})" for reason in reasons)
 
 
-def _describe_fix(fix: Fix, catalog: Catalog, *, is_alone: bool) -> str:
+def _describe_fix(fix: Fix, catalog: Catalog) -> str:
     """Return, as markup, what a fix replaces, saves and costs, with its sources."""
     replaced = f"instead of {format_options(catalog, fix.instead)}; " if fix.instead else ""
-    effect = f"{replaced}{format_saving(fix.saves, is_alone=is_alone)}; cost: {fix.costs.rstrip('.')}"
+    effect = f"{replaced}saves {show_bytes(fix.saves)}; cost: {fix.costs.rstrip('.')}"
     return f"{escape(effect)} [dim]\\[{', '.join(fix.cite)}][/dim]"
 
 
@@ -220,10 +220,10 @@ def _print_optimizers(out: Console, answer: MemoryAnswer, catalog: Catalog) -> N
             required = None if fit.total is None else fit.total - pageable
             fits = format_fits(fit.fits, required, answer.situation.vram_bytes)
             is_paged = fits in ("yes", "probably") and pageable > 0
-            fits += ", paged" * is_paged + " *" * bool(fit.breaks)
-            row += [fits, format_count(fit.largest_micro_batch)]
+            fits += ", paged" * is_paged
+            row += [f"{fits}, but fails" if fit.breaks else fits, format_count(fit.largest_micro_batch)]
         else:
-            row += ["*" if fit.breaks else ""]
+            row += ["fails" if fit.breaks else ""]
         rows.append(row + ([format_count(fit.longest_sequence)] if is_limited and has_tokens else []))
     limits = _describe_limits(answer.situation)
     out.print(format_heading(headings.OPTIMIZERS + (f" ({limits})" if is_limited else "")))

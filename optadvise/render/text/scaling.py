@@ -60,11 +60,10 @@ def _print_scales(out: Console, scaling: Scaling, answer: MemoryAnswer) -> None:
         rows.append([f"[bold]{cell}[/bold]" if scale.gpus == situation.gpus else cell for cell in row])
     print_section(out, "Other numbers of GPUs (estimated)", rows, *columns)
     if scaling.enough is not None and answer.memory.fits is not False:
-        contents = "optimizer state and master copy" if has_copy else "optimizer state"
         begin = f"Beyond {scaling.enough:,} GPUs, doubling" if scaling.enough > 1 else "Doubling"
         sample = show_bytes(scaling.sample_bytes or 0)
         print_paragraph(
             out,
-            f"{begin} the number of GPUs frees less memory on each ({contents}) than one more sample of the "
-            f"micro-batch requires ({sample}).",
+            f"{begin} the number of GPUs frees less memory on each than one more sample of the micro-batch requires "
+            f"({sample}).",
         )

@@ -13,6 +13,7 @@ from optadvise.core.records import MemoryAnswer
 from optadvise.core.units import show_bytes, show_max_count
 from optadvise.evidence.apply import REFUTED_CHOICE
 from optadvise.render import evidence, headings
+from optadvise.render.labels import format_sentence
 from optadvise.render.memory import (
     describe_fit,
     describe_sized_run,
@@ -44,15 +45,14 @@ def print_short_sections(out: Console, advice: Recommendation, catalog: Catalog,
     Args:
         fit: Changes after which it fits, where it does not for certain.
     """
-    is_misfit = _may_not_fit(advice)
-    reasons = [("·", escape(describe_reason(entry))) for entry in _select_reasons(advice, catalog)]
-    print_section(out, headings.WHY, reasons[: _REASONS - is_misfit], "left", "wrap")
+    reasons = [("·", escape(text)) for text in _list_reasons(advice, catalog)]
+    print_section(out, headings.WHY, reasons[: _REASONS - (advice.memory.fits is False)], "left", "wrap")
     findings = [("·", escape(text)) for text in evidence.list_sentences(evidence.select_relevant(advice))]
     print_section(out, headings.MEASURED, findings, "left", "wrap")
     _print_memory(out, advice, catalog, fit)
-    print_published(out, advice, _PUBLISHED)
+    print_published(out, advice, catalog, _PUBLISHED)
     changes = [(escape(option), f"→ {optimizer}") for option, optimizer in list_changes(advice, catalog)]
-    print_section(out, headings.CHANGES, changes[: _CHANGES - is_misfit], "left", "left")
+    print_section(out, headings.CHANGES, changes[: _CHANGES - _may_not_fit(advice)], "left", "left")
     _print_notes(out, advice)
     print_inputs(out, advice.situation, catalog)
     out.print()
@@ -60,14 +60,21 @@ def print_short_sections(out: Console, advice: Recommendation, catalog: Catalog,
     out.print(_HINT)
 
 
-def print_published(out: Console, advice: Recommendation, limit: int | None = None) -> None:
+def print_published(out: Console, advice: Recommendation, catalog: Catalog, limit: int | None = None) -> None:
     """Print the nearest published runs, all without a limit."""
-    rows = [(run.name, escape(describe_published(run))) for run in advice.published[:limit]]
+    rows = [(run.name, escape(describe_published(run, advice, catalog))) for run in advice.published[:limit]]
     print_section(out, headings.PUBLISHED, rows, "left", "wrap")
 
 
 def _may_not_fit(advice: Recommendation) -> bool:
     return advice.memory.fits is False or is_tight(advice.memory)
+
+
+def _list_reasons(advice: Recommendation, catalog: Catalog) -> list[str]:
+    """Return the reasons for the optimizer, for its learning rate and for the schedule."""
+    *choices, schedule = map(describe_reason, _select_reasons(advice, catalog))
+    rates = (number.derivation for number in advice.hyperparameters if number.name == "lr")
+    return [*choices, *(format_sentence(steps[0].because) for steps in rates if steps), schedule]
 
 
 def _select_reasons(advice: Recommendation, catalog: Catalog) -> list[TraceEntry]:
@@ -95,7 +102,8 @@ def _print_memory(out: Console, advice: Recommendation, catalog: Catalog, fit: M
         lines.append(("Largest parts", list_large_parts(memory)))
     others = ", ".join(_list_alternatives(advice))
     lines += [(headings.ALTERNATIVES, others)] if others else []
-    lines += [(f"By the {answer.policy}", describe_policy(answer)) for answer in advice.policies]
+    policies = ", ".join(describe_policy(answer) for answer in advice.policies)
+    lines += [(headings.POLICIES, policies)] if policies else []
     if lines:
         out.print()
         print_labelled(out, lines)
@@ -122,7 +130,7 @@ def _describe_largest_model(advice: Recommendation) -> str:
         return f"Not expected to fit {limit} at any model size ({describe_sized_run(largest)})."
     count, run = show_max_count(largest.max_params), describe_sized_run(largest)
     fit = f"Models of up to {count} parameters are expected to fit in {limit} ({run})."
-    return f"{fit} Larger ones may fit with other choices: add --params."
+    return f"{fit} With --params, the choice of how to run it lets larger ones fit."
 
 
 def _print_notes(out: Console, advice: Recommendation) -> None:
