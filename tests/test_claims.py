@@ -520,12 +520,23 @@ def test_benchmark_is_quoted_with_its_date(home: Path) -> None:
     assert "(bench of 2026-11-25)" in " ".join(optadvise("show", name).out.split())
 
 
+def test_times_of_a_busy_machine_are_no_evidence(home: Path) -> None:
+    from tests.results import result
+
+    data = result(2.2)
+    data["warnings"] = [{"id": "busy-processor", "text": "The machine was busy."}]
+    save_findings(convert(data, BenchmarkResult), "2026-11-25")
+    (bench,) = json.loads(optadvise("show", data["arms"][0]["optimizer"], "--json").out)["evidence"]["benches"]
+    assert bench["optimizer_seconds"] is bench["ratio"] is bench["ci95"] is bench["throughput"]["value"] is None
+    assert bench["state_bytes_per_parameter"] == data["arms"][0]["state_bytes_per_parameter"]
+
+
 def test_benchmark_is_stored_for_later_advice(home: Path) -> None:
     result = optadvise(*"bench sgd --control none --rounds 2 --steps 1 --params 100K --json -".split())
     assert result.code == 0, result.err
     (bench,) = json.loads(optadvise("recommend", "--optimizer", "sgd", "--json").out)["evidence"]["benches"]
     assert bench["state_bytes_per_parameter"] == 0
-    assert bench["optimizer_seconds"] > 0
+    assert (bench["optimizer_seconds"] is None) == bool(json.loads(result.out)["warnings"])  # if the machine is busy
 
 
 def test_unwritable_home_loses_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

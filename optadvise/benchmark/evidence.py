@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from optadvise.benchmark.records import ArmResult, BenchmarkResult, Interval
 from optadvise.core.findings import BenchmarkFinding, Throughput
@@ -12,6 +12,8 @@ from optadvise.evidence.versions import find_versions
 
 def save_findings(result: BenchmarkResult, date: str) -> None:
     """Save a finding for each optimizer that ran with its default implementation and variant.
+
+    Findings of a result with warnings have no times, because the machine was busy; memory is exact.
 
     Args:
         date: Today's date, such as 2026-11-26.
@@ -27,8 +29,9 @@ def save_findings(result: BenchmarkResult, date: str) -> None:
 
 
 def _make_finding(result: BenchmarkResult, arm: ArmResult, date: str) -> BenchmarkFinding:
-    spec, environment, throughput = result.spec, result.environment, arm.throughput
-    ratio = result.find_ratio(arm.label, "optimizer_seconds")
+    spec, environment, has_times = result.spec, result.environment, not result.warnings
+    throughput = arm.throughput if has_times else replace(arm.throughput, value=None, ci95=None)
+    ratio = result.find_ratio(arm.label, "optimizer_seconds") if has_times else None
     return BenchmarkFinding(
         optimizer=arm.optimizer,
         path=arm.implementation.path,
@@ -38,7 +41,7 @@ def _make_finding(result: BenchmarkResult, arm: ArmResult, date: str) -> Benchma
         parameters=arm.parameters,
         dtype=spec.dtype,
         state_bytes_per_parameter=arm.state_bytes_per_parameter,
-        optimizer_seconds=arm.optimizer_seconds.median,
+        optimizer_seconds=arm.optimizer_seconds.median if has_times else None,
         peak_memory_bytes=asdict(arm.peak_memory_bytes),
         throughput=Throughput(value=throughput.value, unit=throughput.unit, ci95=_find_ends(throughput.ci95)),
         versus=None if ratio is None else ratio.versus,

@@ -56,7 +56,10 @@ class ArmCounts(Struct, frozen=True, kw_only=True, tag="ready", tag_field="event
 
 
 class RoundSamples(Struct, frozen=True, tag="round", tag_field="event"):
-    """Answer to `round`: seconds of every step, by part of the step."""
+    """Answer to `round`: seconds of every step, by part of the step.
+
+    `cpu` is the CPU time of the training thread in the step, only on a CPU and for a single process.
+    """
 
     samples: dict[str, list[float]]
 

@@ -223,6 +223,13 @@ class ArmResult(Struct, frozen=True, kw_only=True):
     backward_seconds: Timing
     optimizer_seconds: Timing
     optimizer_share: NonNegative | None  # fraction of the step time
+    cpu_share: Annotated[
+        NonNegative | None,
+        Meta(
+            description="Fraction of the step time in which the training thread ran on a core, 1 on an idle machine. "
+            "Null on a GPU and for several processes."
+        ),
+    ] = None
     first_step_seconds: Annotated[
         NonNegative | None, Meta(description="Includes state allocation and compilation; not part of the other times.")
     ]
@@ -267,6 +274,13 @@ class RequirementResult(Struct, frozen=True, kw_only=True):
     ] = None
 
 
+class BenchmarkWarning(Struct, frozen=True):
+    """Sign that other programs disturbed the benchmark, so that its times are unreliable."""
+
+    id: Annotated[str, Meta(description="Stable: busy-processor or varying-rounds.")]
+    text: str
+
+
 class BenchmarkResult(Struct, frozen=True, kw_only=True):
     """Schema version 1: keys may be added, never renamed. Null means not measured. Units are bytes and seconds."""
 
@@ -282,6 +296,10 @@ class BenchmarkResult(Struct, frozen=True, kw_only=True):
     ratios: tuple[Ratio, ...]
     requirements: tuple[RequirementResult, ...]
     verdict: Verdict | None
+    warnings: Annotated[
+        tuple[BenchmarkWarning, ...],
+        Meta(description="Signs of a busy machine; recommendations use no times of a result that has one."),
+    ] = ()
 
     def __post_init__(self) -> None:
         """Check that labels are unique, as ratios refer to them.

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from msgspec.structs import asdict
 
+from optadvise.benchmark.disturbance import list_warnings
 from optadvise.benchmark.measurement import ArmCounts, ArmFailure, ArmMeasurement
 from optadvise.benchmark.metrics import EXACT_RATIOS, METRICS, metric_figure, metric_value
 from optadvise.benchmark.records import (
@@ -72,6 +73,7 @@ def make_result(
         ratios=ratios,
         requirements=judged,
         verdict=worst_verdict(entry.verdict for entry in judged) if complete else None,
+        warnings=tuple(list_warnings(measurements, arms, ratios)),
     )
 
 
@@ -120,6 +122,7 @@ def _arm_result(measurement: ArmMeasurement, device_bandwidth: float | None) -> 
         backward_seconds=timings["backward"],
         optimizer_seconds=optimizer_step,
         optimizer_share=_divide(optimizer_step.median, step.median),
+        cpu_share=_cpu_share(measurement),
         first_step_seconds=counts.first_step_seconds,
         throughput=_throughput(counts, step),
         bandwidth=_bandwidth(counts, optimizer_step, device_bandwidth, summary.overhead_seconds),
@@ -146,6 +149,13 @@ def _divide(numerator: float | None, denominator: float | None) -> float | None:
 def _timing(measurement: ArmMeasurement, part: str) -> Timing:
     samples = [seconds for samples in measurement.rounds for seconds in samples.get(part, ())]
     return median_ci(samples) if samples else Timing()
+
+
+def _cpu_share(measurement: ArmMeasurement) -> float | None:
+    """Return the fraction of the step time in which the training thread ran on a core; None if it was not measured."""
+    cpu_seconds = [sum(samples["cpu"]) for samples in measurement.rounds if "cpu" in samples]
+    step_seconds = [sum(samples["step"]) for samples in measurement.rounds if "cpu" in samples]
+    return _divide(sum(cpu_seconds), sum(step_seconds)) if cpu_seconds else None
 
 
 def _throughput(counts: ArmCounts, step: Timing) -> Throughput:

@@ -250,6 +250,7 @@ def make_sweep_result(outcomes: Sequence[Outcome]) -> SweepResult:
                 options=outcome.cell.varied,
                 why=outcome.reason,
                 arm=None if outcome.result is None else outcome.result.arms[0],
+                warnings=() if outcome.result is None else outcome.result.warnings,
             )
             for outcome in outcomes
         ),

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from optadvise.benchmark.records import ArmResult, BenchmarkResult, Environment
+from optadvise.benchmark.records import ArmResult, BenchmarkResult, BenchmarkWarning, Environment
 from optadvise.core.errors import OptadviseError
 
 
@@ -42,6 +42,7 @@ class SweepCell(Struct, frozen=True, kw_only=True):
     options: Annotated[dict[str, str], Meta(description="Options that differ between cells.")]
     why: Annotated[str | None, Meta(description="Why the cell has no result.")]
     arm: Annotated[ArmResult | None, Meta(description="Null if the cell has no result.")]
+    warnings: Annotated[tuple[BenchmarkWarning, ...], Meta(description="Signs of a busy machine.")] = ()
 
 
 class SweepResult(Struct, frozen=True, kw_only=True):

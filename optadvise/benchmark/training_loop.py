@@ -89,8 +89,10 @@ class Training:
         return torch.compile(self.workload.module) if self.spec.compile else self.workload.module
 
     def step(self) -> dict[str, float]:
-        """Run one training step and return the seconds of its parts."""
+        """Run one training step and return the seconds of its parts, and `cpu`: CPU time of the training thread."""
         parts = self._step_optimizers() if self.workload is None else self._train_step(self.workload)
+        if self.clock.cpu_seconds is not None and self.ranks is None:  # a rank also waits for the other ranks
+            parts["cpu"] = self.clock.cpu_seconds
         for scheduler in self.schedulers:
             scheduler.step()
         exit_if_forked()

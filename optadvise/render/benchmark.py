@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from optadvise.benchmark.comparison.records import ComparisonRequirement
 from optadvise.benchmark.defaults import SIZES, TEXT_WORKLOADS
-from optadvise.benchmark.metrics import METRICS, metric_value
+from optadvise.benchmark.metrics import METRICS
 from optadvise.benchmark.records import ArmResult, BenchmarkResult, Interval, Ratio, RequirementResult
 from optadvise.benchmark.spec import Spec
 from optadvise.core.cards import SHARDING_LABELS
@@ -15,11 +15,6 @@ from optadvise.core.units import show_bytes, show_count, show_figure, show_share
 
 NO_INTERVAL = "±?"
 _VISIBLE_BANDWIDTH = 0.01  # fraction of the copy bandwidth
-_TABLE_TIMES = ("optimizer_seconds", "step_seconds")  # metrics of the table that have ratios to the control
-_MAX_DISAGREEMENT = 1.2  # factor between a ratio over the rounds and the quotient of the medians
-_VARYING_ROUNDS = (
-    "Timings vary between rounds, so ratios and medians disagree: close other programs or increase --rounds."
-)
 
 
 def format_figure(value: float | None, scale: float = 1.0) -> str:
@@ -85,23 +80,6 @@ def list_footnotes(result: BenchmarkResult, no_interval: str = NO_INTERVAL) -> I
         yield "ratio: to the control, quotient of the medians"
     if any(find_narrow_interval(ratio) is None for ratio in ratios):
         yield f"{no_interval}: " + ("too few rounds for an interval" if has_rounds else "measured in separate runs")
-
-
-def warn_of_varying_rounds(result: BenchmarkResult) -> str | None:
-    """Return a warning if a ratio to the control disagrees with the quotient of the medians; None otherwise."""
-    control = next((arm for arm in result.arms if arm.role == "control"), None)
-    if control is None:
-        return None
-    for arm in result.arms:
-        for metric in _TABLE_TIMES:
-            ratio = result.find_ratio(arm.label, metric)
-            median, control_median = metric_value(arm, metric), metric_value(control, metric)
-            if ratio is None or not ratio.ratio or not median or not control_median:
-                continue
-            disagreement = median / control_median / ratio.ratio
-            if max(disagreement, 1 / disagreement) > _MAX_DISAGREEMENT:
-                return _VARYING_ROUNDS
-    return None
 
 
 def format_implementation(arm: ArmResult) -> str:

@@ -71,6 +71,8 @@ def render_markdown(result: BenchmarkResult) -> str:
                 for one in result.requirements
             ),
         ]
+    if result.warnings:
+        lines += ["", *(f"- warning: {escape_markdown(warning.text)}" for warning in result.warnings)]
     return "\n".join(lines) + "\n"
 
 

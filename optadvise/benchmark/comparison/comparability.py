@@ -72,6 +72,7 @@ def list_warnings(base: LoadedResult, new: LoadedResult) -> list[str]:
           for loaded in (base, new) if not loaded.result.complete),
         *(f"{loaded.side} was measured one optimizer after the other, so its ratios have the drift of the machine"
           for loaded in (base, new) if not loaded.result.interleaved),
+        *(f"{loaded.side}: {warning.text}" for loaded in (base, new) for warning in loaded.result.warnings),
         *_compare_environments(base, new, names),
         *_compare_fields(asdict(base.spec), asdict(new.spec), amounts),
         *_compare_fields(before, after, sorted(before)),

@@ -51,6 +51,7 @@ def merge_results(results: Sequence[NamedResult], control: str) -> BenchmarkResu
         arms=arms,
         ratios=tuple(ratios),
         complete=all(other.result.complete for other in results),
+        warnings=tuple(warning for other in results for warning in other.result.warnings),
         requirements=(),
         verdict=None,
     )

@@ -19,7 +19,6 @@ from optadvise.render.benchmark import (
     list_details,
     list_footnotes,
     list_settings,
-    warn_of_varying_rounds,
 )
 from optadvise.render.html import charts
 from optadvise.render.html.page import PageOrigin, render_page
@@ -65,7 +64,6 @@ def render_benchmark(result: BenchmarkResult, origin: PageOrigin) -> str:
         "conditions": describe_conditions(result),
         "rows": list(_list_rows(result)),
         "footnotes": list(list_footnotes(result, _NO_INTERVAL)),
-        "warning": warn_of_varying_rounds(result),
         "failed": [arm for arm in result.arms if arm.status != "ok"],
         "details": lambda arm: list(list_details(arm, result.spec)),
         "implementation": format_implementation,

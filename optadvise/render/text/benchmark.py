@@ -18,7 +18,6 @@ from optadvise.render.benchmark import (
     format_ratio,
     list_details,
     list_footnotes,
-    warn_of_varying_rounds,
 )
 from optadvise.render.text.console import Column, Page, format_heading, print_paragraph, print_rows, print_section
 
@@ -38,9 +37,7 @@ def print_benchmark(result: BenchmarkResult) -> None:
         print_rows(out, rows, *_COLUMNS)
         for note in list_footnotes(result):
             print_paragraph(out, f"[dim]{note}[/dim]")
-        warning = warn_of_varying_rounds(result)
-        if warning is not None:
-            print_rows(out, [("[bold]![/bold]", warning)], "left", "wrap")
+        print_rows(out, [("[bold]![/bold]", escape(warning.text)) for warning in result.warnings], "left", "wrap")
         for arm in result.arms:
             out.print(f"{format_heading(escape(arm.label))}  {escape(format_implementation(arm))}", soft_wrap=True)
             print_rows(out, [(escape(line),) for line in list_details(arm, result.spec)], "wrap")

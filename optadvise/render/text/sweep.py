@@ -33,9 +33,11 @@ def print_sweep(result: SweepResult) -> None:
         print_rows(out, [[*map(escape, _list_cells(cell, varied))] for cell in cells], *columns)
         for cell in cells:
             reason = cell.why if cell.arm is None else None if cell.arm.status == "ok" else cell.arm.error
-            if cell.arm is None or reason is not None:
-                options = (f"{name} {value}" for name, value in cell.options.items())
-                out.print(escape(f"{', '.join([cell.optimizer, *options])}: {reason}"))
+            problems = [reason] if cell.arm is None or reason is not None else [each.text for each in cell.warnings]
+            options = (f"{name} {value}" for name, value in cell.options.items())
+            label = ", ".join([cell.optimizer, *options])
+            for problem in problems:
+                out.print(escape(f"{label}: {problem}"))
         if len(cells) < len(result.cells):
             measured = sum(cell.arm is not None for cell in result.cells)
             out.print(
