@@ -22,11 +22,13 @@ from optadvise.core.records import FactValues, Interval, MemoryEstimate, MemoryL
 from optadvise.core.schedules import compute_lr
 from optadvise.core.units import show_bytes
 from optadvise.render import headings
-from optadvise.render.benchmark import list_settings
+from optadvise.render.benchmark import format_interval, list_settings
+from optadvise.render.benchmark_files import render_markdown
 from optadvise.render.html import charts
 from optadvise.render.html.benchmark import render_benchmark
 from optadvise.render.html.page import PageOrigin, link
 from optadvise.render.labels import format_sentence
+from optadvise.render.text.benchmark import print_benchmark
 from optadvise.rulebase.catalog import Catalog
 from optadvise.rulebase.hyperparameters import format_value
 from tests import chromium, results
@@ -154,6 +156,16 @@ def test_a_page_has_the_whole_benchmark(result: dict[str, Any]) -> None:
 def test_settings_have_the_defaults_that_were_used(spec: dict[str, Any], settings: dict[str, str]) -> None:
     result = convert(results.result(**spec), BenchmarkResult)
     assert settings.items() <= dict(list_settings(result)).items()
+
+
+def test_an_interval_is_written_alike_in_all_formats(capsys: pytest.CaptureFixture[str]) -> None:
+    result = convert(results.result(), BenchmarkResult)
+    ratio = result.find_ratio("lion", "optimizer_seconds")
+    assert ratio is not None
+    interval = format_interval(ratio.ci95)
+    print_benchmark(result)
+    for text in (capsys.readouterr().out, render_markdown(result), Page(render_benchmark(result, ORIGIN)).text):
+        assert interval in text
 
 
 def test_a_page_has_the_warnings() -> None:

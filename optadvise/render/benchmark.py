@@ -13,7 +13,7 @@ from optadvise.core.cards import SHARDING_LABELS
 from optadvise.core.findings import has_narrow_interval
 from optadvise.core.units import show_bytes, show_count, show_figure, show_share
 
-NO_INTERVAL = "±?"
+_NO_INTERVAL = "no interval"
 _VISIBLE_BANDWIDTH = 0.01  # fraction of the copy bandwidth
 
 
@@ -34,31 +34,35 @@ def format_milliseconds(seconds: float | None) -> str:
     return "" if seconds is None else f"{format_figure(seconds, 1e3)} ms"
 
 
-def format_ratio(result: BenchmarkResult, arm: ArmResult, metric: str, *, with_interval: bool = True) -> str:
-    """Return an arm's ratio to the control with half the width of its interval; empty if it was not computed."""
+def format_ratio(result: BenchmarkResult, arm: ArmResult, metric: str) -> tuple[str, str]:
+    """Return an arm's ratio to the control and its interval; both are empty if the ratio was not computed."""
     if arm.role == "control":
-        return "1"
+        return "1", ""
     ratio = result.find_ratio(arm.label, metric)
     if ratio is None:
-        return ""
-    text = f"{format_figure(ratio.ratio)}x"
-    if not with_interval:
-        return text
-    interval = find_narrow_interval(ratio)
-    return f"{text} {NO_INTERVAL}" if interval is None else f"{text} ±{(interval.high - interval.low) / 2:.2g}"
+        return "", ""
+    return f"{format_figure(ratio.ratio)}x", format_interval(_find_narrow_interval(ratio))
 
 
-def find_narrow_interval(ratio: Ratio) -> Interval | None:
+def format_interval(interval: Interval | None, scale: float = 1.0) -> str:
+    """Return the scaled ends of an interval.
+
+    Example:
+        >>> format_interval(Interval(0.49, 0.51)), format_interval(None)
+        ('0.49 to 0.51', 'no interval')
+    """
+    if interval is None:
+        return _NO_INTERVAL
+    return f"{format_figure(interval.low, scale)} to {format_figure(interval.high, scale)}"
+
+
+def _find_narrow_interval(ratio: Ratio) -> Interval | None:
     """Return the interval of a ratio; None if it has none, or one without information."""
     return ratio.ci95 if ratio.ci95 is not None and has_narrow_interval(ratio.ratio, ratio.ci95.ends) else None
 
 
-def list_footnotes(result: BenchmarkResult, no_interval: str = NO_INTERVAL) -> Iterator[str]:
-    """Yield the footnotes of a table of times and their ratios to the control.
-
-    Args:
-        no_interval: Text of the table for a missing interval.
-    """
+def list_footnotes(result: BenchmarkResult) -> Iterator[str]:
+    """Yield the footnotes of a table of times and their ratios to the control."""
     if any(arm.status == "ok" for arm in result.arms):
         yield "ms: median of all measured steps"
         if result.spec.device_type == "cpu":
@@ -75,11 +79,14 @@ def list_footnotes(result: BenchmarkResult, no_interval: str = NO_INTERVAL) -> I
         )
     has_rounds = result.spec.rounds == 1 or any(ratio.ci95 for ratio in ratios)  # else, results of separate runs
     if any(ratio.ci95 for ratio in ratios):
-        yield "ratio: to the control, geometric mean of the ratios per round, 95 % interval"
+        yield (
+            "ratio: each round gives one ratio, of the optimizer's median in this round to the control's; the table "
+            "has their geometric mean with its 95 % interval, which differs from the quotient of the ms columns"
+        )
     else:
-        yield "ratio: to the control, quotient of the medians"
-    if any(find_narrow_interval(ratio) is None for ratio in ratios):
-        yield f"{no_interval}: " + ("too few rounds for an interval" if has_rounds else "measured in separate runs")
+        yield "ratio: quotient of the medians, the optimizer's and the control's"
+    if any(_find_narrow_interval(ratio) is None for ratio in ratios):
+        yield f"{_NO_INTERVAL}: " + ("too few rounds for an interval" if has_rounds else "measured in separate runs")
 
 
 def format_implementation(arm: ArmResult) -> str:

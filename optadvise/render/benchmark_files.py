@@ -82,7 +82,7 @@ def _list_cells(result: BenchmarkResult, arm: ArmResult) -> list[str]:
     peak, loss, state = peak_memory(arm), arm.loss.last, arm.state_bytes_per_parameter
     times = [
         text for metric in ("optimizer_seconds", "step_seconds")
-        for text in (format_milliseconds(metric_value(arm, metric)), format_ratio(result, arm, metric))
+        for text in (format_milliseconds(metric_value(arm, metric)), _format_ratio(result, arm, metric))
     ]  # fmt: skip
     return [
         arm.label,
@@ -91,6 +91,11 @@ def _list_cells(result: BenchmarkResult, arm: ArmResult) -> list[str]:
         "" if peak is None else show_bytes(peak),
         "" if loss is None else f"{loss:.4g}",
     ]
+
+
+def _format_ratio(result: BenchmarkResult, arm: ArmResult, metric: str) -> str:
+    ratio, interval = format_ratio(result, arm, metric)
+    return f"{ratio} ({interval})" if interval else ratio
 
 
 def encode_dashboard(result: BenchmarkResult) -> str:

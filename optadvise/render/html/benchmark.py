@@ -8,14 +8,15 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from optadvise.benchmark.metrics import metric_figure, metric_value, peak_memory
-from optadvise.benchmark.records import ArmResult, BenchmarkResult, Figure, Interval
+from optadvise.benchmark.records import ArmResult, BenchmarkResult, Figure
 from optadvise.core.units import show_bytes
 from optadvise.render.benchmark import (
     describe_conditions,
-    find_narrow_interval,
     format_figure,
     format_implementation,
+    format_interval,
     format_measured,
+    format_ratio,
     list_details,
     list_footnotes,
     list_settings,
@@ -24,7 +25,6 @@ from optadvise.render.html import charts
 from optadvise.render.html.page import PageOrigin, render_page
 
 _MILLISECONDS = 1e3
-_NO_INTERVAL = "no interval"
 
 
 class Cell(Struct, frozen=True):
@@ -63,7 +63,7 @@ def render_benchmark(result: BenchmarkResult, origin: PageOrigin) -> str:
         "names": candidates or [arm.optimizer for arm in result.arms],
         "conditions": describe_conditions(result),
         "rows": list(_list_rows(result)),
-        "footnotes": list(list_footnotes(result, _NO_INTERVAL)),
+        "footnotes": list(list_footnotes(result)),
         "failed": [arm for arm in result.arms if arm.status != "ok"],
         "details": lambda arm: list(list_details(arm, result.spec)),
         "implementation": format_implementation,
@@ -104,23 +104,13 @@ def _list_rows(result: BenchmarkResult) -> Iterator[ArmRow]:
 def _make_cell(figure: Figure | None, scale: float, unit: str = "") -> Cell | None:
     if figure is None:
         return None
-    return Cell(f"{format_figure(figure.value, scale)}{unit}", _format_interval(figure.interval, scale))
+    return Cell(f"{format_figure(figure.value, scale)}{unit}", format_interval(figure.interval, scale))
 
 
 def _make_ratio(result: BenchmarkResult, arm: ArmResult, metric: str) -> Cell | None:
     """Return a ratio to the control; None if it was not computed."""
-    if arm.role == "control":
-        return Cell("1", "control")
-    ratio = result.find_ratio(arm.label, metric)
-    if ratio is None:
-        return None
-    return Cell(f"{format_figure(ratio.ratio)}x", _format_interval(find_narrow_interval(ratio), 1))
-
-
-def _format_interval(interval: Interval | None, scale: float) -> str:
-    if interval is None:
-        return _NO_INTERVAL
-    return f"{format_figure(interval.low, scale)} to {format_figure(interval.high, scale)}"
+    ratio, interval = format_ratio(result, arm, metric)
+    return Cell(ratio, interval or "control") if ratio else None
 
 
 def _make_figure(result: BenchmarkResult) -> ScatterFigure:

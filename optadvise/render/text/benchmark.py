@@ -22,8 +22,8 @@ from optadvise.render.benchmark import (
 from optadvise.render.text.console import Column, Page, format_heading, print_paragraph, print_rows, print_section
 
 _COLUMNS: tuple[Column, ...] = (
-    ("", "fold"), ("optimizer\nms", "right"), ("ratio", "right"), ("training\nstep ms", "right"), ("ratio", "right"),
-    ("state\nB/param", "right"), ("peak\nMiB", "right"),
+    ("", "fold"), ("optimizer\nms", "right"), ("ratio", "right"), ("95 %\ninterval", "left"),
+    ("training\nstep ms", "right"), ("ratio", "right"), ("state\nB per\nparam", "right"), ("peak\nMiB", "right"),
 )  # fmt: skip
 
 
@@ -56,9 +56,9 @@ def _list_cells(result: BenchmarkResult, arm: ArmResult) -> list[str]:
     return [
         escape(arm.label),
         format_figure(metric_value(arm, "optimizer_seconds"), 1e3),
-        format_ratio(result, arm, "optimizer_seconds"),
+        *format_ratio(result, arm, "optimizer_seconds"),
         format_figure(metric_value(arm, "step_seconds"), 1e3),
-        format_ratio(result, arm, "step_seconds", with_interval=False),
+        format_ratio(result, arm, "step_seconds")[0],
         "" if state is None else f"{state:.2f}",
         format_figure(peak_memory(arm), 2**-20),
     ]
