@@ -15,10 +15,12 @@ import pytest
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.advice.recommend import advise
+from optadvise.core.cards import SHARDING_LABELS
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, OptadviseWarning, RuleFileError, suggest_name
 from optadvise.core.records import FactValues
 from optadvise.memory.networks import load_networks
+from optadvise.render.labels import describe_variant
 from optadvise.rulebase.cache import DiskCache
 from optadvise.rulebase.catalog import load, load_shipped
 from optadvise.rulebase.loading import load_rule_base
@@ -369,3 +371,18 @@ def test_a_gpu_may_be_named_with_its_memory(name: str, gpu: str) -> None:
 def test_a_gpu_is_not_sold_with_any_memory() -> None:
     with pytest.raises(InputError):
         load_shipped().find_gpu("rtx 3060 8gb")
+
+
+def test_a_variant_is_shown_with_the_sharding_that_it_does_not_support() -> None:
+    requirements = [
+        (implementation, name, requirement.sharding)
+        for card in load_shipped().base.optimizers.values()
+        for implementation in card.implementations
+        for name, requirement in implementation.variant_requirements.items() if requirement.sharding
+    ]  # fmt: skip
+    assert requirements
+    for implementation, name, supported in requirements:
+        shown = describe_variant(implementation, name)
+        assert [shard for shard, label in SHARDING_LABELS.items() if label in shown] == [
+            shard for shard in SHARDING_LABELS if shard not in supported
+        ]

@@ -271,7 +271,7 @@ def test_exit_code_of_a_claim(home: Path, tmp_path: Path) -> None:
     confirmed, refuted, elsewhere = (optadvise("verify", "--claim", f"ours-{n}", "--rules", rules) for n in range(3))
     assert (confirmed.code, refuted.code, elsewhere.code) == (0, 1, 4)
     assert "ours-0" in confirmed.out
-    assert "Lion is larger." in refuted.out
+    assert "Lion is larger." in " ".join(refuted.out.split())
     assert "cuda" in elsewhere.out
     for result in (confirmed, refuted, elsewhere):
         assert max(map(len, result.out.splitlines())) <= 80
@@ -287,7 +287,7 @@ def test_json_and_markdown_of_claims(home: Path, tmp_path: Path) -> None:
     jsonschema.validate(data, json.loads((ROOT / "docs" / "schema" / "verify.json").read_text(encoding="utf-8")))
     assert [one["verdict"] for one in data["claims"]] == ["confirmed", "refuted", "not decidable here"]
     assert [claim["measured"] for claim in data["claims"]] == [pytest.approx(0.5, abs=1e-3)] * 2 + [None]
-    assert "| Ours does not. | 0.5 on cpu | \\> 1 |" in files[1].read_text(encoding="utf-8")
+    assert "| Ours does not. | 0.5 on cpu | above 1 |" in files[1].read_text(encoding="utf-8")
 
 
 def test_optimizer_is_audited_and_its_claims_are_tested(home: Path, tmp_path: Path) -> None:
@@ -369,7 +369,7 @@ def test_refuted_claim_is_not_repeated_as_advice(home: Path, tmp_path: Path) -> 
     text = next(entry for entry in after["trace"] if entry["rule"] == "OPT044")
     assert text["refuted"] == "ours-0"
     assert row["because"] not in json.dumps(after)
-    assert "0.5 on cpu, claimed > 1" in text["because"]
+    assert "measured 0.5 on cpu; the claim is above 1" in text["because"]
     texts_before, texts_after = ({w["id"]: w["text"] for w in answer["warnings"]} for answer in (before, after))
     assert texts_before["WRN020"] not in texts_after["WRN020"]
     assert texts_before["WRN022"] == texts_after["WRN022"]  # no claim of this warning is refuted

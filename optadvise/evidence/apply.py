@@ -19,6 +19,7 @@ _Refuted: TypeAlias = "Mapping[str, ClaimFinding]"  # by the id of each rule tha
 REFUTED_CHOICE = "refuted:"  # prefix of the ids of warnings about refuted reasons
 _CHOOSES = "choose_optimizer"  # table that chooses the optimizer
 _OPTIMIZER = "this optimizer"
+_BOUNDS = {"<": "below", "<=": "at most", ">": "above", ">=": "at least"}
 
 
 def apply_evidence(advice: Recommendation, catalog: Catalog) -> Recommendation:
@@ -106,9 +107,22 @@ def describe_refutation(claim: ClaimFinding) -> str:
 
 
 def describe_measurement(claim: ClaimFinding) -> str:
-    """Return a claim's measurement, such as `State: 0.5 on cpu, claimed < 0.4.`."""
+    """Return a claim's measurement, such as `State: measured 0.5 on cpu; the claim is below 0.4.`."""
     measures, figure = claim.measures or "", format_figure(claim.measured or 0.0, claim.ci95)
-    return f"{measures[:1].upper()}{measures[1:]}: {figure} on {claim.device}, claimed {claim.expected_range}."
+    claimed = format_claimed(claim.expected_range or "")
+    return f"{measures[:1].upper()}{measures[1:]}: measured {figure} on {claim.device}; the claim is {claimed}."
+
+
+def format_claimed(expected_range: str) -> str:
+    """Return the range of a claim's figure as text.
+
+    Example:
+        >>> format_claimed("[2.99 .. 3.01]"), format_claimed("<= 1.05"), format_claimed("> 1")
+        ('2.99 to 3.01', 'at most 1.05', 'above 1')
+    """
+    text = expected_range.strip("[]()").replace(" .. ", " to ")
+    first, _, bound = text.partition(" ")
+    return f"{_BOUNDS[first]} {bound}" if first in _BOUNDS else text
 
 
 def format_figure(value: float, ci95: tuple[float, float] | None) -> str:

@@ -199,11 +199,14 @@ def format_fact(situation: Situation, fact: str, catalog: Catalog) -> str:
 
 
 def describe_variant(implementation: Implementation, name: str) -> str:
-    """Return a variant with its requirements: `fused (cpu or cuda, torch>=2.12 on cuda)`."""
+    """Return a variant with its requirements: `fused (requires cpu or cuda, torch>=2.12 on cuda)`."""
     requirement = implementation.variant_requirements.get(name)
     if requirement is None:
         return name
     versions = (f"{implementation.package}>={minimum} on {kind}" for kind, minimum in requirement.min_version.items())
-    sharding = " or ".join(SHARDING_LABELS[shard] for shard in requirement.sharding)
-    parts = (" or ".join(requirement.devices), *versions, requirement.package, sharding)
-    return f"{name} ({', '.join(filter(None, parts))})"
+    package = requirement.package and f"the package {requirement.package}"
+    required = ", ".join(filter(None, [" or ".join(requirement.devices), *versions, package]))
+    parts = [f"requires {required}"] if required else []
+    excluded = [label for shard, label in SHARDING_LABELS.items() if shard not in requirement.sharding]
+    parts += [f"not with {' or '.join(excluded)}"] if requirement.sharding and excluded else []
+    return f"{name} ({'; '.join(parts)})"

@@ -20,7 +20,7 @@ from optadvise.core.findings import (
 from optadvise.core.json_text import encode_json
 from optadvise.core.markdown import Markdown, escape_markdown, format_code, format_table
 from optadvise.core.units import show_share
-from optadvise.evidence.apply import format_figure
+from optadvise.evidence.apply import format_claimed, format_figure
 from optadvise.render.labels import DASH, capitalize
 from optadvise.render.text.console import Page, print_section
 from optadvise.verify.records import AuditResult, VerifyResult
@@ -123,13 +123,12 @@ def _describe_claim(claim: ClaimOutcome) -> str:
     """Return the figure of a claim with remarks."""
     if claim.measured is None:
         return _list_remarks(claim)
-    measured = f"{capitalize(claim.measures or '')}: {_format_measured(claim)}, claimed {_format_claimed(claim)}."
-    return f"{measured} {_list_remarks(claim)}"
+    measures, claimed = capitalize(claim.measures or ""), _format_claimed(claim)
+    return f"{measures}: measured {_format_measured(claim)}; the claim is {claimed}. {_list_remarks(claim)}"
 
 
 def _format_claimed(claim: ClaimOutcome) -> str:
-    """Return the claimed range as text: `0.4 to 0.6` for `[0.4 .. 0.6)`."""
-    return DASH if claim.expected_range is None else claim.expected_range.strip("[]()").replace(" .. ", " to ")
+    return DASH if claim.expected_range is None else format_claimed(claim.expected_range)
 
 
 def _format_measured(claim: ClaimOutcome) -> str:
