@@ -20,6 +20,7 @@ from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, OptadviseWarning, RuleFileError, suggest_name
 from optadvise.core.records import FactValues
 from optadvise.memory.networks import load_networks
+from optadvise.memory.optimizer_state import compute_state_bytes
 from optadvise.render.labels import describe_variant
 from optadvise.rulebase.cache import DiskCache
 from optadvise.rulebase.catalog import load, load_shipped
@@ -371,6 +372,16 @@ def test_a_gpu_may_be_named_with_its_memory(name: str, gpu: str) -> None:
 def test_a_gpu_is_not_sold_with_any_memory() -> None:
     with pytest.raises(InputError):
         load_shipped().find_gpu("rtx 3060 8gb")
+
+
+def test_the_list_marks_state_that_depends_on_shapes() -> None:
+    lines = [line.split() for line in optadvise("list").out.splitlines()]
+    marked = {words[0] for words in lines if "*" in words[1:4]}
+    for card in load_shipped().base.optimizers.values():
+        state = [compute_state_bytes(card.state, shape) for shape in ((4096, 4096), (512, 32_768))]
+        assert card.id in marked or state[0] == state[1], card.id
+    assert "adamw" not in marked
+    assert "adamw8bit" not in marked
 
 
 def test_a_variant_is_shown_with_the_sharding_that_it_does_not_support() -> None:

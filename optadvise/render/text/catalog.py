@@ -20,11 +20,12 @@ from optadvise.core.cards import (
 )
 from optadvise.core.claim_cards import Claim
 from optadvise.core.findings import ClaimFinding, Evidence
-from optadvise.memory.optimizer_state import compute_state_bytes_per_parameter
+from optadvise.memory.optimizer_state import REFERENCE_SHAPE, compute_state_bytes_per_parameter
 from optadvise.render import evidence, headings
 from optadvise.render.catalog import name_in_frameworks
 from optadvise.render.labels import describe_variant, format_choice, format_range, format_state_bytes
 from optadvise.render.text.console import (
+    Column,
     Page,
     format_heading,
     print_call,
@@ -38,22 +39,38 @@ from optadvise.rulebase.condition_text import format_condition
 from optadvise.rulebase.hyperparameters import format_value
 
 _GUIDE_BYTES = 4  # per number in the guide
-_LEGEND = """state: optimizer state in bytes per fp32 parameter of a large matrix
-tuning: effort to find good hyperparameters
+_REFERENCE = f"{REFERENCE_SHAPE[0]:,} × {REFERENCE_SHAPE[1]:,} matrix"
+_STATE = f"state: optimizer state in bytes per fp32 parameter of a {_REFERENCE}"
+_VARIES = "*: depends on the network; optadvise estimate --all computes it for a model"
+_LEGEND = """tuning: effort to find good hyperparameters
 optadvise show NAME prints details."""
+_SHAPELESS = ("element", "block", "tensor", "optimizer")  # kinds of state without rows, columns and ranks
+_MATRICES = {
+    "row-square": "rows × rows", "column-square": "columns × columns",
+    "long-side": "longer side × rank {rank}", "short-side": "shorter side × rank {rank}",
+}  # fmt: skip
 _ERROR = "raises an error, because "  # start of most results of a sharding that fails
 
 
 def print_optimizers(cards: Sequence[Optimizer]) -> None:
     """Print a line for each optimizer, the least state first."""
     state = {card.id: compute_state_bytes_per_parameter(card.state) for card in cards}
-    rows = [
-        (card.id, format_state_bytes(state[card.id]), card.effort, escape(card.summary))
-        for card in sorted(cards, key=lambda card: (state[card.id], card.id))
-    ]
+    varying = {card.id for card in cards if _depends_on_shapes(card)}
+    rows = []
+    for card in sorted(cards, key=lambda card: (state[card.id], card.id)):
+        mark = ["*" * (card.id in varying)] if varying else []
+        rows.append([card.id, format_state_bytes(state[card.id]), *mark, card.effort, escape(card.summary)])
+    columns: list[Column] = [("optimizer", "left"), ("state", "right"), ("tuning", "left"), ("", "wrap")]
+    if varying:
+        columns.insert(2, ("", "left"))
     with Page() as out:
-        print_rows(out, rows, ("optimizer", "left"), ("state", "right"), ("tuning", "left"), ("", "wrap"))
-        out.print(f"\n{_LEGEND}")
+        print_rows(out, rows, *columns)
+        out.print("\n" + "\n".join([_STATE, *([_VARIES] if varying else []), _LEGEND]))
+
+
+def _depends_on_shapes(card: Optimizer) -> bool:
+    """Return whether the state per parameter of large tensors depends on their shapes or on the kind of layer."""
+    return card.companion is not None or any(tensor.per not in _SHAPELESS for tensor in card.state)
 
 
 def print_schedules(cards: Sequence[Scheduler]) -> None:
@@ -191,7 +208,7 @@ def _describe_hyperparameter(number: Hyperparameter) -> str:
 
 def _print_state(out: Console, card: Optimizer, guide_buffers: float | None) -> None:
     state = format_state_bytes(compute_state_bytes_per_parameter(card.state))
-    out.print(format_heading(f"State: {state} bytes per fp32 parameter of a large matrix"))
+    out.print(format_heading(f"State: {state} bytes per fp32 parameter of a {_REFERENCE}"))
     if card.state:
         rows = []
         for tensor in card.state:
@@ -206,7 +223,8 @@ def _print_state(out: Console, card: Optimizer, guide_buffers: float | None) -> 
 
 
 def _describe_tensor(tensor: StateTensor) -> str:
-    size = f"{tensor.elements} per optimizer" if tensor.per == "optimizer" else f"one per {tensor.per}"
+    matrix = _MATRICES.get(tensor.per, "").format(rank=tensor.rank)
+    size = f"{tensor.elements} per optimizer" if tensor.per == "optimizer" else matrix or f"one per {tensor.per}"
     size += f" of {tensor.block}" if tensor.per == "block" else ""
     limits = [f"at least {tensor.min_elements:,}"] if tensor.min_elements else []
     limits += [f"at most {tensor.max_elements:,}"] if tensor.max_elements is not None else []
