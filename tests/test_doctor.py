@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from optadvise.core import hardware, nvidia
-from optadvise.diagnostics import probe
+from optadvise.diagnostics import doctor, probe
 from optadvise.diagnostics.doctor import examine_machine
 from optadvise.diagnostics.probe_client import probe_imports
 from optadvise.diagnostics.records import DoctorReport
@@ -209,11 +209,40 @@ def test_reasons_why_optimizers_do_not_run(catalog: Catalog, capsys: pytest.Capt
     lamb = cards["lamb"]
     assert lamb.runs
     assert "pip install timm" in lamb.note
-    assert all(purpose.startswith(("optional: ", "required by ")) for purpose in report.missing.values())
+    prefixes = ("optional: ", "required by ", "recommended for ")
+    assert all(purpose.startswith(prefixes) for purpose in report.missing.values())
     assert set(report.missing) == {package for package, version in report.packages.items() if version is None}
     text = text_of(report, capsys)
     assert "[bold]" in text
     assert "torch 2.9.0+cpu is built without CUDA" in " ".join(text.split())
+
+
+def test_the_order_of_a_card_decides_what_a_missing_package_is_for(
+    catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "_read_versions", lambda packages: dict.fromkeys(packages))
+    missing = examine_machine(catalog, command=fake_probe(NO_CUDA)).missing
+    purposes = {
+        (package, name): part.split(maxsplit=1)[0]
+        for package, text in missing.items()
+        for part in text.split("; ")
+        for name in part.replace(",", " ").split()
+    }
+    for name in catalog.optimizer_ids:
+        packages = [each.package for each in catalog.optimizer(name).implementations]
+        for package in {*packages} - {"torch", None}:
+            assert package is not None
+            expected = "recommended" if package == packages[0] else "optional:"
+            assert purposes[package, name] == ("required" if {*packages} == {package} else expected), (package, name)
+
+
+def test_show_names_the_implementation_that_the_doctor_recommends() -> None:
+    catalog = load()
+    for name in ("adopt", "cautious-adamw"):
+        first, *others = catalog.optimizer(name).implementations
+        lines = optadvise("show", name).out.splitlines()
+        assert [line.split()[1] for line in lines if line.endswith("(recommended)")] == [first.path]
+        assert others
 
 
 def test_gpu_and_driver(

@@ -67,7 +67,7 @@ def examine_machine(
         python=platform.python_version(),
         platform=platform.platform(),
         packages=versions,
-        missing={package: _describe_purpose(package, cards, support) for package in versions if not versions[package]},
+        missing={package: _describe_purpose(package, cards) for package in versions if not versions[package]},
         torch=TorchReport(
             imports=torch.imports,
             error=torch.error,
@@ -177,14 +177,19 @@ def _check_optimizer(card: Optimizer, machine: Machine) -> OptimizerSupport:
     return OptimizerSupport(id=card.id, runs=False, implementation=None, why_not=best_reason, note=None)
 
 
-def _describe_purpose(package: str, cards: Sequence[Optimizer], support: Sequence[OptimizerSupport]) -> str:
-    """Return what a package that is not installed is for."""
-    users = {card.id for card in cards if any(each.package == package for each in card.implementations)}
-    blocked = [each.id for each in support if each.id in users and not each.runs]
-    others = [each.id for each in support if each.id in users and each.runs]
-    parts = [f"required by {', '.join(blocked)}"] if blocked else []
-    parts += [f"optional: alternative implementation of {', '.join(others)}"] if others else []
-    return "; ".join(parts) or _OPTIONAL_PACKAGES.get(package, "required by all optimizers")
+def _describe_purpose(package: str, cards: Sequence[Optimizer]) -> str:
+    """Return what a package that is not installed is for, by the order of the implementations on the cards."""
+    if package == "torch":
+        return "required by all optimizers"
+    purposes: dict[str, list[str]] = {}
+    for card in cards:
+        packages = [each.package for each in card.implementations]
+        if package in packages:
+            is_first, is_only = packages[0] == package, len({*packages}) == 1
+            purpose = "required by" if is_only else "recommended for" if is_first else "optional: alternative for"
+            purposes.setdefault(purpose, []).append(card.id)
+    parts = [f"{purpose} {', '.join(names)}" for purpose, names in sorted(purposes.items(), reverse=True)]
+    return "; ".join(parts) or _OPTIONAL_PACKAGES[package]
 
 
 def _explain_unusable(card: Optimizer, implementation: Implementation, machine: Machine) -> str | None:

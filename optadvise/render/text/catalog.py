@@ -164,7 +164,8 @@ def print_optimizer(card: Optimizer, catalog: Catalog, guide_buffers: float | No
         _print_hyperparameters(out, card)
         _print_state(out, card, guide_buffers)
         for implementation in card.implementations:
-            _print_implementation(out, implementation)
+            is_recommended = implementation is card.implementations[0] and len(card.implementations) > 1
+            _print_implementation(out, implementation, is_recommended=is_recommended)
         unused = (other.path + (f": {other.note}" if other.note else "") for other in card.not_offered)
         print_bullets(out, "Implementations not used", unused)
         print_bullets(out, headings.MEASURED, evidence.list_sentences(measured))
@@ -231,7 +232,7 @@ def _describe_tensor(tensor: StateTensor) -> str:
     return f"{size}, for tensors with {' and '.join(limits)} elements" if limits else size
 
 
-def _print_implementation(out: Console, implementation: Implementation) -> None:
+def _print_implementation(out: Console, implementation: Implementation, *, is_recommended: bool) -> None:
     source = f"pip install {implementation.package}" if implementation.package else "not on PyPI"
     source += f" (version {implementation.min_version} or later)" if implementation.min_version else ""
     rows = [
@@ -247,7 +248,8 @@ def _print_implementation(out: Console, implementation: Implementation) -> None:
     if implementation.deviates:
         rows[-2] = (rows[-2][0], f"{implementation.deviates.by}: {implementation.deviates.in_}")
     cells = [(label, escape(text)) for label, text in rows if text]
-    print_section(out, f"{implementation.id}: {implementation.path}", cells, "left", "wrap")
+    title = f"{implementation.id}: {implementation.path}" + " (recommended)" * is_recommended
+    print_section(out, title, cells, "left", "wrap")
 
 
 def _describe_sharding(implementation: Implementation) -> str:
