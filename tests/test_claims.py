@@ -21,8 +21,8 @@ from optadvise.benchmark import plan
 from optadvise.benchmark.evidence import save_findings
 from optadvise.benchmark.records import BenchmarkResult
 from optadvise.core import findings
-from optadvise.core.cards import EXPERIMENTS as KNOWN
 from optadvise.core.cards import Range
+from optadvise.core.claim_cards import EXPERIMENTS as KNOWN
 from optadvise.core.claim_cards import Claim
 from optadvise.evidence import store, versions
 from optadvise.rulebase.catalog import Catalog, load

@@ -50,35 +50,6 @@ MOST_STEPS = 10_000  # maximum length of a trajectory
 UNKNOWN = "unknown"  # value of a condition that accepts a fact without a value
 
 
-class ExperimentDesign(Struct, frozen=True):
-    """Requirements of an experiment, and the distribution of its results."""
-
-    sides: int  # number of optimizers
-    setting: tuple[str, ...]  # required keys of the claim's `setting`
-    sweeps_lr: bool = False  # each optimizer runs with several learning rates
-    ratio: bool = True  # results are positive and log-normal; otherwise they can be negative
-
-
-_TRAINING = ("network", "batch_size", "steps")
-_SPIKE = (*_TRAINING, "spike_at", "spike_steps", "spike_times", "after")
-EXPERIMENTS: Mapping[str, ExperimentDesign] = {  # by the name that claims refer to
-    "state-ratio": ExperimentDesign(2, ("shape",)),
-    "state-buffers": ExperimentDesign(1, ("shape",)),
-    "path-distance": ExperimentDesign(2, ("shape", "steps")),
-    "first-step-ratio": ExperimentDesign(1, ("shape", "steps")),
-    "decay-evenness": ExperimentDesign(1, ("elements", "steps", "scales")),
-    "goal-steps-ratio": ExperimentDesign(2, ("surface", "steps")),
-    "step-time-ratio": ExperimentDesign(2, ("params", "steps")),
-    "curve-distance": ExperimentDesign(2, (*_TRAINING, "smooth")),
-    "final-loss-ratio": ExperimentDesign(2, (*_TRAINING, "last")),
-    "damage-ratio": ExperimentDesign(2, _SPIKE, ratio=False),
-    "best-rate-ratio": ExperimentDesign(2, (*_TRAINING, "last"), sweeps_lr=True),
-    "best-loss-ratio": ExperimentDesign(2, (*_TRAINING, "last"), sweeps_lr=True),
-    "rate-width-ratio": ExperimentDesign(2, (*_TRAINING, "last", "within"), sweeps_lr=True),
-    "rate-growth-ratio": ExperimentDesign(2, (*_TRAINING, "last", "times"), sweeps_lr=True),
-}
-
-
 class Range(Struct, frozen=True, array_like=True):
     """Interval of numbers; None for no bound."""
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from optadvise.core.cards import EXPERIMENTS, Optimizer
-from optadvise.core.claim_cards import Claim, ClaimFile, Trial
+from optadvise.core.cards import Optimizer
+from optadvise.core.claim_cards import EXPERIMENTS, Claim, ClaimFile, Trial
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import RuleFileError, suggest_name
 from optadvise.core.yaml_reader import KnownIds

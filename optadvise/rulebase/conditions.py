@@ -10,7 +10,8 @@ from math import isfinite
 
 import yaml
 
-from optadvise.core.cards import EXPERIMENTS, UNKNOWN, FactValue, Range
+from optadvise.core.cards import UNKNOWN, FactValue, Range
+from optadvise.core.claim_cards import EXPERIMENTS
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, suggest_name
 from optadvise.core.units import parse_count

@@ -13,8 +13,8 @@ from optadvise.benchmark import plan
 from optadvise.benchmark.records import Interval
 from optadvise.benchmark.spec import Arm
 from optadvise.benchmark.statistics import mean_ci
-from optadvise.core.cards import EXPERIMENTS, Optimizer, Range, Value
-from optadvise.core.claim_cards import Claim, Trial
+from optadvise.core.cards import Optimizer, Range, Value
+from optadvise.core.claim_cards import EXPERIMENTS, Claim, Trial
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError, RuleFileError, suggest_name
 from optadvise.core.findings import CONFIRMED, REFUTED, UNDECIDED, ClaimOutcome, ClaimVerdict, TestedImplementation
