@@ -15,7 +15,7 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.benchmark import arm_session
 from optadvise.benchmark.device_size import choose_params
 from optadvise.benchmark.environment import read_machine
-from optadvise.benchmark.measurement import ArmCommand, ArmCounts, ArmMeasurement, ArmSummary, RoundSamples
+from optadvise.benchmark.measurement import ArmCommand, ArmMeasurement
 from optadvise.benchmark.peak_memory import measure_device_bandwidth
 from optadvise.benchmark.plan import plan_arms
 from optadvise.benchmark.records import ArmResult
@@ -101,17 +101,9 @@ def measure_arm(spec: Spec, arm: Arm, bandwidth: float) -> ArmResult:
     """Measure an arm in this process as the worker of `bench` does."""
     commands = iter([ArmCommand("round"), ArmCommand("finish"), ArmCommand("end")])
     measurement = ArmMeasurement(arm=arm)
-
-    def record(answer: arm_session.Answer) -> None:
-        if isinstance(answer, ArmCounts):
-            measurement.counts = answer
-        elif isinstance(answer, RoundSamples):
-            measurement.rounds.append(answer.samples)
-        elif isinstance(answer, ArmSummary):
-            measurement.summary = replace(answer, device_bandwidth=bandwidth)
-
     try:
-        arm_session.serve(spec, arm, lambda: next(commands), record, None)
+        arm_session.serve(spec, arm, lambda: next(commands), measurement.record, None)
+        measurement.summary = replace(measurement.summary, device_bandwidth=bandwidth)
     except Exception as error:  # every failure is the arm's result
         measurement.failure = arm_session.describe_failure(error)
     return make_result(spec, [measurement], machine=read_machine()).arms[0]

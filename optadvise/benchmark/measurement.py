@@ -103,3 +103,12 @@ class ArmMeasurement(Struct, kw_only=True):
     summary: ArmSummary = ArmSummary()  # empty until the arm has finished
     failure: ArmFailure | None = None
     interleaved: bool = True  # False: measured alone, as the arms do not fit into memory together
+
+    def record(self, answer: ArmCounts | RoundSamples | ArmSummary | Parity | ArmFailure) -> None:
+        """Add an answer of an arm that is measured in this process."""
+        if isinstance(answer, ArmCounts):
+            self.counts = answer
+        elif isinstance(answer, RoundSamples):
+            self.rounds.append(answer.samples)
+        elif isinstance(answer, ArmSummary):
+            self.summary = answer

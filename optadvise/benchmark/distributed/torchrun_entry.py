@@ -18,7 +18,7 @@ from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.benchmark import arm_session
 from optadvise.benchmark.distributed.ranks import Ranks
 from optadvise.benchmark.environment import read_machine
-from optadvise.benchmark.measurement import ArmCommand, ArmCounts, ArmMeasurement, ArmSummary, RoundSamples
+from optadvise.benchmark.measurement import ArmCommand, ArmMeasurement
 from optadvise.benchmark.options import ALIASES, BenchOptions
 from optadvise.benchmark.request import Request, prepare_request
 from optadvise.benchmark.results import make_result
@@ -107,20 +107,11 @@ def _measure(request: Request) -> ArmMeasurement:
     """Measure the arm of a request on this rank; a failure is printed and stored."""
     (arm,) = request.arms
     measurement = ArmMeasurement(arm=arm)
-
-    def keep(answer: arm_session.Answer) -> None:
-        if isinstance(answer, ArmCounts):
-            measurement.counts = answer
-        elif isinstance(answer, RoundSamples):
-            measurement.rounds.append(answer.samples)
-        elif isinstance(answer, ArmSummary):
-            measurement.summary = answer
-
     finish = ArmCommand("finish", measures_bandwidth=True)
     commands = iter([*[ArmCommand("round")] * request.spec.rounds, finish, ArmCommand("end")])
     ranks = Ranks(request.spec.device) if "RANK" in os.environ else None
     try:
-        arm_session.serve(request.spec, arm, lambda: next(commands), keep, ranks)
+        arm_session.serve(request.spec, arm, lambda: next(commands), measurement.record, ranks)
     except BaseException as error:  # every failure is the arm's result
         measurement.failure = arm_session.describe_failure(error)
         print(f"optadvise: rank {os.environ.get('RANK', '0')}: {measurement.failure.error}", file=sys.stderr)
