@@ -12,16 +12,19 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock, Timeout
 from msgspec.structs import asdict, replace
 
 from optadvise.benchmark import arm_session, request
 from optadvise.benchmark.comparison.comparability import LoadedResult, list_differences, list_warnings
-from optadvise.benchmark.gpu_conditions import read_conditions, read_state
+from optadvise.benchmark.distributed import torchrun_entry
+from optadvise.benchmark.environment import read_machine
+from optadvise.benchmark.gpu_conditions import read_conditions, read_states
 from optadvise.benchmark.gpu_records import GpuConditions, GpuProcess, GpuSettings, GpuState
-from optadvise.benchmark.measurement import ArmCounts, ArmSummary, RoundSamples
+from optadvise.benchmark.measurement import ArmCounts, ArmMeasurement, ArmSummary, RoundSamples
 from optadvise.benchmark.records import Environment
 from optadvise.benchmark.request import Request
-from optadvise.benchmark.saved_results import decode_result
+from optadvise.benchmark.saved_results import decode_result, read_result
 from optadvise.benchmark.spec import Spec
 from optadvise.core.errors import OptadviseWarning
 from optadvise.core.json_text import encode_json
@@ -56,15 +59,25 @@ ENDED = replace(CONDITIONS, other_processes=(), end=CONDITIONS.start)
 @pytest.mark.parametrize("uuid", ["GPU-aaaa-1", "aaaa-1"])
 def test_conditions_of_a_gpu(uuid: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fake_nvidia_smi(monkeypatch, tmp_path, [OTHER, GPU], processes=PROCESSES)
-    assert read_conditions(uuid) == CONDITIONS
-    assert read_state("GPU-aaaa-1") == CONDITIONS.start
-    assert read_conditions("GPU-cccc") is None
+    assert read_conditions([uuid]) == (CONDITIONS,)
+    assert read_states() == {"GPU-aaaa-1": CONDITIONS.start, "GPU-bbbb-2": CONDITIONS.start}
+    assert read_conditions(["GPU-cccc"]) == ()
+
+
+def test_conditions_of_several_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fake_nvidia_smi(monkeypatch, tmp_path, [OTHER, GPU], processes=PROCESSES)
+    first, second = read_conditions(["aaaa-1", "cccc", "bbbb-2"])
+    assert first == CONDITIONS
+    assert (second.uuid, [process.pid for process in second.other_processes or ()]) == ("GPU-bbbb-2", [78])
+    machine = read_machine(["aaaa-1", "bbbb-2"])
+    assert (machine.gpu, machine.gpus) == (first, (first, second))
+    alone = read_machine(["bbbb-2"])
+    assert (alone.gpu, alone.gpus) == (second, ())
 
 
 def test_conditions_of_a_mig_instance(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     fake_nvidia_smi(monkeypatch, tmp_path, [{**GPU, "mig.mode.current": "Enabled"}], listing=LISTING)
-    conditions = read_conditions("2222")
-    assert conditions is not None
+    (conditions,) = read_conditions(["2222"])
     assert (conditions.uuid, conditions.mig) == ("GPU-aaaa-1", True)
 
 
@@ -72,10 +85,10 @@ def test_unknown_conditions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     fake_nvidia_smi(
         monkeypatch, tmp_path, [{"index": "0", "uuid": "GPU-aaaa-1", "name": "old", "power.limit": "[N/A]"}]
     )
-    assert read_conditions("aaaa-1") == GpuConditions(uuid="GPU-aaaa-1", other_processes=())
+    assert read_conditions(["aaaa-1"]) == (GpuConditions(uuid="GPU-aaaa-1", other_processes=()),)
     monkeypatch.setenv("PATH", str(tmp_path / "nowhere"))
-    assert read_conditions("aaaa-1") is None
-    assert read_state("GPU-aaaa-1") is None
+    assert read_conditions(["aaaa-1"]) == ()
+    assert read_states() == {}
 
 
 @pytest.mark.parametrize(
@@ -153,6 +166,48 @@ def test_a_result_has_the_conditions_before_and_after(monkeypatch: pytest.Monkey
     assert (rows["gpu: other processes"], rows["gpu settings"]) == ("1", "unknown")
 
 
+def test_torchrun_locks_and_records_the_gpus_of_its_ranks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fake_nvidia_smi(monkeypatch, tmp_path, [GPU, OTHER])
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(torchrun_entry, "find_gpu_uuids", lambda device, processes: ("aaaa-1", "bbbb-2")[:processes])
+    arm = make_measurement("lion", "candidate", [[1.0]])
+    spec = Spec(device="cuda", rounds=1, nproc=2)
+    monkeypatch.setattr(torchrun_entry, "_prepare", lambda parsed: Request(spec, (arm.arm,), (), 10.0))
+    locked = []
+
+    def measure(request: Request) -> ArmMeasurement:
+        for file in sorted(tmp_path.glob("optadvise-*.lock")):
+            with pytest.raises(Timeout):
+                FileLock(file).acquire(blocking=False)
+            locked.append(file.stem)
+        return arm
+
+    monkeypatch.setattr(torchrun_entry, "_measure", measure)
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    assert torchrun_entry.main(["lion", "--json", str(tmp_path / "out.json")]) == 0
+    assert locked == ["optadvise-aaaa-1", "optadvise-bbbb-2"]
+    environment = read_result(str(tmp_path / "out.json")).environment
+    assert [(gpu.uuid, gpu.end) for gpu in environment.gpus] == [
+        ("GPU-aaaa-1", CONDITIONS.start), ("GPU-bbbb-2", CONDITIONS.start)
+    ]  # fmt: skip
+    assert environment.gpu == environment.gpus[0]
+
+
+def test_only_the_first_rank_of_a_machine_waits_for_the_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """If each rank locked its own GPU, the ranks of two programs could wait for each other forever."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(torchrun_entry, "find_gpu_uuids", lambda device, processes: ("aaaa-1", "bbbb-2"))
+    arm = make_measurement("lion", "candidate", [[1.0]])
+    request_ = Request(Spec(device="cuda", rounds=1, nproc=2), (arm.arm,), (), 10.0)
+    monkeypatch.setattr(torchrun_entry, "_prepare", lambda parsed: request_)
+    monkeypatch.setattr(torchrun_entry, "_measure", lambda _: arm)
+    for name, value in (("RANK", "1"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "1"), ("LOCAL_WORLD_SIZE", "2")):
+        monkeypatch.setenv(name, value)
+    assert torchrun_entry.main(["lion", "--json", str(tmp_path / "out.json")]) == 0
+    assert list(tmp_path.glob("*.lock")) == []
+
+
 # -- comparison -------------------------------------------------------------------------------------------------------
 
 
@@ -187,8 +242,11 @@ def _fields(environment: Environment) -> dict[str, Any]:
     ],
 )
 def test_conditions_that_explain_a_difference(changes: dict[str, Any], word: str) -> None:
-    (line,) = compare({"gpu": ENDED}, {"gpu": replace(ENDED, **changes)})
+    changed = replace(ENDED, **changes)
+    (line,) = compare({"gpu": ENDED}, {"gpu": changed})
     assert word in line
+    assert compare({"gpu": ENDED, "gpus": (ENDED, ENDED)}, {"gpu": ENDED, "gpus": (ENDED, changed)}) == [line]
+    assert len(compare({"gpu": ENDED, "gpus": (ENDED, ENDED)}, {"gpu": changed, "gpus": (changed, changed)})) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,32 +1,47 @@
-"""Driver, clocks and other processes of the GPU that a benchmark uses, from nvidia-smi. Imports no torch."""
+"""Driver, clocks and other processes of the GPUs that a benchmark uses, from nvidia-smi. Imports no torch."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from optadvise.benchmark.gpu_records import GpuConditions, GpuProcess, GpuState
 from optadvise.core.errors import CannotRunHereError
-from optadvise.core.nvidia import Row, find_physical_uuid, parse_mebibytes, query_gpus, query_processes
+from optadvise.core.nvidia import Row, find_physical_uuids, parse_mebibytes, query_gpus, query_processes
 
 _STATE = ("clocks.current.sm", "clocks.current.memory", "temperature.gpu")
 _CONDITIONS = ("driver_version", "compute_cap", "power.limit", "mig.mode.current", "ecc.mode.current", "compute_mode")
 _SWITCHES = {"Enabled": True, "Disabled": False}
 
 
-def read_conditions(uuid: str) -> GpuConditions | None:
-    """Return driver, state and processes of a GPU, before this program uses it; None if nvidia-smi does not list it.
+def read_conditions(uuids: Sequence[str]) -> tuple[GpuConditions, ...]:
+    """Return driver, state and processes of GPUs before this program uses them, without GPUs that nvidia-smi omits.
 
     Args:
-        uuid: UUID of the GPU or MIG instance, as torch reports it.
+        uuids: UUIDs of the GPUs or MIG instances, as torch reports them.
     """
     try:
-        physical = find_physical_uuid(uuid)
-        row = None if physical is None else _query(physical, (*_STATE, *_CONDITIONS))
+        physical_uuids = find_physical_uuids(uuids) if uuids else []
+        rows = _query((*_STATE, *_CONDITIONS)) if any(physical_uuids) else {}
     except CannotRunHereError:
-        return None
-    if physical is None or row is None:
-        return None
+        return ()
+    processes = _list_processes() if rows else None
+    return tuple(
+        _make_conditions(rows[physical], uuid, physical, processes)
+        for uuid, physical in zip(uuids, physical_uuids, strict=True)
+        if physical is not None and physical in rows
+    )
+
+
+def _make_conditions(row: Row, uuid: str, physical: str, processes: Sequence[Row] | None) -> GpuConditions:
+    """Return the conditions of a GPU.
+
+    Args:
+        uuid: As torch reports it.
+        physical: UUID of the GPU.
+        processes: On all GPUs; None if unknown.
+    """
+    names = (physical, uuid, f"MIG-{uuid}")
     return GpuConditions(
         uuid=physical,
         driver=row["driver_version"],
@@ -36,25 +51,21 @@ def read_conditions(uuid: str) -> GpuConditions | None:
         ecc=_SWITCHES.get(row["ecc.mode.current"] or ""),
         compute_mode=row["compute_mode"],
         start=_make_state(row),
-        other_processes=_list_processes((physical, uuid, f"MIG-{uuid}")),
+        other_processes=None if processes is None else tuple(_select_processes(processes, names)),
     )
 
 
-def read_state(uuid: str) -> GpuState | None:
-    """Return clocks and temperature of a GPU; None if nvidia-smi does not report them.
-
-    Args:
-        uuid: UUID of the GPU, not of a MIG instance.
-    """
+def read_states() -> dict[str, GpuState]:
+    """Return clocks and temperatures of all GPUs by their UUIDs; empty if nvidia-smi fails."""
     try:
-        row = _query(uuid, _STATE)
+        return {uuid: _make_state(row) for uuid, row in _query(_STATE).items()}
     except CannotRunHereError:
-        return None
-    return None if row is None else _make_state(row)
+        return {}
 
 
-def _query(uuid: str, fields: Sequence[str]) -> Row | None:
-    return next((row for row in query_gpus("uuid", *fields) if row["uuid"] == uuid), None)
+def _query(fields: Sequence[str]) -> dict[str, Row]:
+    """Return the fields of all GPUs by their UUIDs."""
+    return {row["uuid"]: row for row in query_gpus("uuid", *fields) if row["uuid"] is not None}
 
 
 def _make_state(row: Row) -> GpuState:
@@ -62,17 +73,21 @@ def _make_state(row: Row) -> GpuState:
     return GpuState(sm_clock_mhz=sm_clock, memory_clock_mhz=memory_clock, temperature_celsius=temperature)
 
 
-def _list_processes(uuids: Sequence[str]) -> tuple[GpuProcess, ...] | None:
-    """Return the other processes on a GPU; None if nvidia-smi fails."""
+def _list_processes() -> Sequence[Row] | None:
+    """Return the processes on all GPUs; None if nvidia-smi fails."""
     try:
-        rows = query_processes("gpu_uuid", "pid", "used_memory", "process_name")
+        return query_processes("gpu_uuid", "pid", "used_memory", "process_name")
     except CannotRunHereError:
         return None
-    return tuple(
-        GpuProcess(pid=int(pid), name=row["process_name"], memory_bytes=parse_mebibytes(row["used_memory"]))
-        for row in rows
-        if row["gpu_uuid"] in uuids and (pid := row["pid"] or "").isdecimal() and int(pid) != os.getpid()
-    )
+
+
+def _select_processes(rows: Sequence[Row], uuids: Sequence[str]) -> Iterator[GpuProcess]:
+    """Yield the other processes on a GPU with one of these UUIDs."""
+    for row in rows:
+        pid = row["pid"] or ""
+        if row["gpu_uuid"] in uuids and pid.isdecimal() and int(pid) != os.getpid():
+            memory_bytes = parse_mebibytes(row["used_memory"])
+            yield GpuProcess(pid=int(pid), name=row["process_name"], memory_bytes=memory_bytes)
 
 
 def _parse_number(text: str | None) -> float | None:

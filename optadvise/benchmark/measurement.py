@@ -105,7 +105,7 @@ class ArmMeasurement(Struct, kw_only=True):
     interleaved: bool = True  # False: measured alone, as the arms do not fit into memory together
 
     def record(self, answer: ArmCounts | RoundSamples | ArmSummary | Parity | ArmFailure) -> None:
-        """Add an answer of an arm that is measured in this process."""
+        """Add the data of one answer; for arms that are measured in this process."""
         if isinstance(answer, ArmCounts):
             self.counts = answer
         elif isinstance(answer, RoundSamples):

@@ -91,6 +91,13 @@ class Machine(Struct, frozen=True, kw_only=True):
     load: Annotated[NonNegative | None, Meta(description="One-minute load average before the benchmark.")]
     executable: str | None = None  # file name of the Python interpreter
     gpu: Annotated[GpuConditions | None, Meta(description="Null on the CPU, or without nvidia-smi.")] = None
+    gpus: Annotated[
+        tuple[GpuConditions, ...], Meta(description="All GPUs of several processes, the first is `gpu`; else empty.")
+    ] = ()
+
+    def list_gpus(self) -> tuple[GpuConditions, ...]:
+        """Return all GPUs of the benchmark; empty on the CPU, or without nvidia-smi."""
+        return self.gpus or (() if self.gpu is None else (self.gpu,))
 
 
 class Environment(Machine, frozen=True, kw_only=True):

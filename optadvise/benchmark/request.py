@@ -206,8 +206,7 @@ def measure(
         workers = [worker_class(request.spec, arm, timeout=request.timeout) for arm in request.arms]
     uuids = find_gpu_uuids(request.spec.device, request.spec.nproc)
     with hold_gpus(uuids):
-        reading = MachineReading(next(iter(uuids), None))
-        return _measure(request, workers, reading, progress, keep)
+        return _measure(request, workers, MachineReading(uuids), progress, keep)
 
 
 def _measure(

@@ -7,7 +7,7 @@ import re
 import shutil
 import subprocess
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -190,20 +190,22 @@ def list_visible_gpus() -> list[NvidiaGpu]:
     return visible
 
 
-def find_physical_uuid(uuid: str) -> str | None:
-    """Return the UUID of a GPU, or of the GPU of a MIG instance; None if the driver does not list it.
+def find_physical_uuids(uuids: Iterable[str]) -> list[str | None]:
+    """Return the UUIDs of GPUs, or of the GPUs of MIG instances; None for one that the driver does not list.
 
     Args:
-        uuid: UUID with or without the prefix GPU- or MIG-, which torch omits.
+        uuids: UUIDs with or without the prefix GPU- or MIG-, which torch omits.
 
     Raises:
         CannotRunHereError: The driver does not respond.
     """
     gpus = list_nvidia_gpus()
     instances = _list_instances(gpus) if any(gpu.is_partitioned for gpu in gpus) else []
-    names = {uuid, f"GPU-{uuid}", f"MIG-{uuid}"}
-    index = next((device.index for device in (*gpus, *instances) if device.uuid in names), None)
-    return next((gpu.uuid for gpu in gpus if gpu.index == index), None)
+    physical = {gpu.index: gpu.uuid for gpu in gpus}
+    indices = {device.uuid: device.index for device in (*gpus, *instances)}
+    names = ([uuid, f"GPU-{uuid}", f"MIG-{uuid}"] for uuid in uuids)
+    found = (next((indices[name] for name in spellings if name in indices), None) for spellings in names)
+    return [None if index is None else physical.get(index) for index in found]
 
 
 def _find_selected(entry: str, gpus: Sequence[NvidiaGpu], instances: Sequence[NvidiaGpu]) -> NvidiaGpu | None:

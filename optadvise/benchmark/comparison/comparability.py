@@ -17,7 +17,7 @@ _LABELS = {"dtype": "precision", "size": "model size"}  # of fields whose option
 # Settings that change the width of the intervals, not the measured quantity.
 _AMOUNT = ("steps", "rounds", "warmup", "seed", "threads")
 # Compared separately, or without influence on the figures.
-_NOT_COMPARED = {"load", "packages", "executable", "device", "gpu", "gpu_settings"}
+_NOT_COMPARED = {"load", "packages", "executable", "device", "gpu", "gpus", "gpu_settings"}
 _REPORTED_BY_WORKERS = {"device", "device_name", "threads"}
 _LOAD_DIFFERENCE = 1.5  # load average that a previous run can cause
 

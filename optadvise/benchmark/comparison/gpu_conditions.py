@@ -22,18 +22,23 @@ _CLOCK_TOLERANCE = 0.03  # relative; clocks vary by steps of 15 MHz with the tem
 
 def compare_gpus(base: Environment, new: Environment) -> Iterator[str]:
     """Yield the differences between the GPUs' conditions in two results, one line each; none where one is unknown."""
-    if base.gpu is not None and new.gpu is not None:
-        yield from _compare_fields(base.gpu, new.gpu, _CONDITIONS)
-        yield from _compare_clocks(base.gpu, new.gpu)
+    lines = (line for pair in zip(base.list_gpus(), new.list_gpus(), strict=False) for line in _compare_pair(*pair))
+    yield from dict.fromkeys(lines)
     if base.gpu_settings is not None and new.gpu_settings is not None:
         yield from _compare_fields(base.gpu_settings, new.gpu_settings, _SETTINGS)
         yield from _compare_allocators(base.gpu_settings, new.gpu_settings)
     for side, environment in (("BASE", base), ("NEW", new)):
-        if environment.gpu is not None and environment.gpu.other_processes:
-            used = sum(process.memory_bytes or 0 for process in environment.gpu.other_processes)
-            names = ", ".join(process.name or str(process.pid) for process in environment.gpu.other_processes)
+        processes = [process for gpu in environment.list_gpus() for process in gpu.other_processes or ()]
+        if processes:
+            used = sum(process.memory_bytes or 0 for process in processes)
+            names = ", ".join(dict.fromkeys(process.name or str(process.pid) for process in processes))
             size = f" ({show_bytes(used)})" if used else ""
             yield f"other programs used the GPU in {side}: {names}{size}"
+
+
+def _compare_pair(before: GpuConditions, after: GpuConditions) -> Iterator[str]:
+    yield from _compare_fields(before, after, _CONDITIONS)
+    yield from _compare_clocks(before, after)
 
 
 def _compare_fields(before: Struct, after: Struct, labels: dict[str, str]) -> Iterator[str]:

@@ -16,8 +16,10 @@ from msgspec import Struct, convert
 
 from optadvise.advice.compiled_rules import CompiledRules
 from optadvise.benchmark import arm_session
+from optadvise.benchmark.device import find_gpu_uuids
 from optadvise.benchmark.distributed.ranks import Ranks
-from optadvise.benchmark.environment import read_machine
+from optadvise.benchmark.environment import MachineReading
+from optadvise.benchmark.gpu_lock import hold_gpus
 from optadvise.benchmark.measurement import ArmCommand, ArmMeasurement
 from optadvise.benchmark.options import ALIASES, BenchOptions
 from optadvise.benchmark.request import Request, prepare_request
@@ -29,6 +31,7 @@ from optadvise.core.json_text import encode_json
 from optadvise.rulebase.catalog import load
 
 _NOT_FOR_RANKS = ("control", "nproc", "require", "timeout", "optimizer_only", "compile")
+_LOCAL = (("LOCAL_RANK", "0"), ("LOCAL_WORLD_SIZE", "1"))  # variables of torchrun on each machine, with defaults
 _RANK_OPTIONS = tuple(name for name in BenchOptions.__struct_fields__ if name not in _NOT_FOR_RANKS)
 
 
@@ -84,9 +87,16 @@ def main(arguments: Sequence[str]) -> int:
         if is_first:
             print(f"optadvise: {error}", file=sys.stderr)
         return error.exit_code
-    measurement = _measure(request)
+    local_rank, processes = (int(os.environ.get(name, default)) for name, default in _LOCAL)
+    # Waiting for a lock, the first rank of a machine holds up the others in their first communication.
+    uuids = find_gpu_uuids(request.spec.device, processes) if local_rank == 0 else ()
+    with hold_gpus(uuids):
+        reading = MachineReading(uuids)
+        measurement = _measure(request)
+        reading.read_end([measurement], request.spec.rounds)
     if is_first:
-        result = make_result(request.spec, [measurement], machine=read_machine(), complete=measurement.failure is None)
+        is_complete = measurement.failure is None
+        result = make_result(request.spec, [measurement], machine=reading.machine, complete=is_complete)
         write_output(parsed.file, encode_json(result, indent=2))
     if measurement.failure is not None:
         os._exit(4)  # do not wait for the other ranks at exit
