@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from msgspec.structs import astuple
 
 from optadvise.benchmark.comparison.ratios import compare, quotient
+from optadvise.benchmark.field_labels import SPEC
 from optadvise.benchmark.records import Figure, Interval
 from optadvise.benchmark.statistics import ratio_ci
 from optadvise.core.error_codes import ErrorCode
@@ -106,13 +107,13 @@ def test_times_without_a_common_control() -> None:
     [
         ({"workload": "cnn"}, ("workload", "transformer", "cnn")),
         ({"size": "small"}, ("size", "tiny", "small")),
-        ({"params": 5}, ("params", "not specified", "5")),
-        ({"batch_size": 4}, ("batch_size", "not specified", "4")),
-        ({"seq_len": 4}, ("seq_len", "not specified", "4")),
+        ({"params": 5}, (SPEC["params"], "not specified", "5")),
+        ({"batch_size": 4}, (SPEC["batch_size"], "not specified", "4")),
+        ({"seq_len": 4}, (SPEC["seq_len"], "not specified", "4")),
         ({"dtype": "bf16"}, ("precision", "fp32", "bf16")),
         ({"device": "cuda"}, ("device", "cpu", "cuda")),
         ({"compile": True}, ("compile", "off", "on")),
-        ({"optimizer_only": True}, ("optimizer_only", "off", "on")),
+        ({"optimizer_only": True}, (SPEC["optimizer_only"], "off", "on")),
     ],
 )
 def test_different_settings_require_force(spec: dict[str, Any], parts: tuple[str, str, str]) -> None:

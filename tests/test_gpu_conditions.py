@@ -28,7 +28,8 @@ from optadvise.benchmark.saved_results import decode_result, read_result
 from optadvise.benchmark.spec import Spec
 from optadvise.core.errors import OptadviseWarning
 from optadvise.core.json_text import encode_json
-from optadvise.render.html.benchmark import _list_fields
+from optadvise.render.environment import list_environment
+from tests import results
 from tests.conftest import ROOT
 from tests.nvidia import H100, fake_nvidia_smi
 from tests.results import make_measurement, result
@@ -161,9 +162,19 @@ def test_a_result_has_the_conditions_before_and_after(monkeypatch: pytest.Monkey
         CONDITIONS, end=GpuState(sm_clock_mhz=1410.0, memory_clock_mhz=2619.0, temperature_celsius=41.0)
     )
     assert decode_result(encode_json(measured).encode(), "file").environment == measured.environment
-    rows = dict(_list_fields(asdict(measured.environment)))
-    assert rows["gpu: end: sm clock mhz"] == "1410"
-    assert (rows["gpu: other processes"], rows["gpu settings"]) == ("1", "unknown")
+    rows = dict(list_environment(measured.environment))
+    assert (rows["SM clock at start (MHz)"], rows["SM clock at end (MHz)"]) == ("1980", "1410")
+    assert "python, the other" in rows["other programs on the GPU"]
+
+
+def test_labels_of_two_gpus_are_no_field_names() -> None:
+    environment = Environment(
+        **{**asdict(results.MACHINE), "gpu": ENDED, "gpus": (ENDED, ENDED)}, packages={"torch": "2.9"},
+        gpu_settings=SETTINGS,
+    )  # fmt: skip
+    labels = [label for label, _ in list_environment(environment)]
+    assert len(labels) == len(set(labels))
+    assert not any("_" in label for label in labels)
 
 
 def test_torchrun_locks_and_records_the_gpus_of_its_ranks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -9,11 +9,12 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from optadvise.benchmark.comparison.gpu_conditions import compare_gpus
+from optadvise.benchmark.field_labels import ENVIRONMENT, SPEC
 from optadvise.benchmark.records import ArmResult, BenchmarkResult, Environment
 from optadvise.benchmark.spec import Spec
 
 Side = Literal["BASE", "NEW"]
-_LABELS = {"dtype": "precision", "size": "model size"}  # of fields whose option has another name
+_LABELS = {**SPEC, **ENVIRONMENT}
 # Settings that change the width of the intervals, not the measured quantity.
 _AMOUNT = ("steps", "rounds", "warmup", "seed", "threads")
 # Compared separately, or without influence on the figures.

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from msgspec import Struct
 
+from optadvise.benchmark.field_labels import GPU, GPU_SETTINGS
 from optadvise.benchmark.gpu_records import GpuConditions, GpuSettings
 from optadvise.benchmark.records import Environment
 from optadvise.core.units import show_bytes
 
-# Fields with their labels.
-_CONDITIONS = {
-    "driver": "NVIDIA driver", "power_limit_watts": "power limit of the GPU in W", "mig": "MIG partitioning",
-    "ecc": "error correction (ECC) of the GPU", "compute_mode": "compute mode of the GPU",
-}  # fmt: skip
-_SETTINGS = {"tf32_matmul": "TF32 in matrix products", "tf32_convolution": "TF32 in convolutions"}
 _CLOCKS = {"sm_clock_mhz": "SM clock", "memory_clock_mhz": "memory clock"}
 _CLOCK_TOLERANCE = 0.03  # relative; clocks vary by steps of 15 MHz with the temperature
 
@@ -25,7 +20,7 @@ def compare_gpus(base: Environment, new: Environment) -> Iterator[str]:
     lines = (line for pair in zip(base.list_gpus(), new.list_gpus(), strict=False) for line in _compare_pair(*pair))
     yield from dict.fromkeys(lines)
     if base.gpu_settings is not None and new.gpu_settings is not None:
-        yield from _compare_fields(base.gpu_settings, new.gpu_settings, _SETTINGS)
+        yield from _compare_fields(base.gpu_settings, new.gpu_settings, GPU_SETTINGS)
         yield from _compare_allocators(base.gpu_settings, new.gpu_settings)
     for side, environment in (("BASE", base), ("NEW", new)):
         processes = [process for gpu in environment.list_gpus() for process in gpu.other_processes or ()]
@@ -37,11 +32,11 @@ def compare_gpus(base: Environment, new: Environment) -> Iterator[str]:
 
 
 def _compare_pair(before: GpuConditions, after: GpuConditions) -> Iterator[str]:
-    yield from _compare_fields(before, after, _CONDITIONS)
+    yield from _compare_fields(before, after, GPU)
     yield from _compare_clocks(before, after)
 
 
-def _compare_fields(before: Struct, after: Struct, labels: dict[str, str]) -> Iterator[str]:
+def _compare_fields(before: Struct, after: Struct, labels: Mapping[str, str]) -> Iterator[str]:
     for name, label in labels.items():
         old, new = getattr(before, name), getattr(after, name)
         if old is not None and new is not None and old != new:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from msgspec import Struct
-from msgspec.structs import asdict
 
 from optadvise.benchmark.metrics import metric_figure, metric_value, peak_memory
 from optadvise.benchmark.records import ArmResult, BenchmarkResult, Figure
@@ -21,6 +20,7 @@ from optadvise.render.benchmark import (
     list_footnotes,
     list_settings,
 )
+from optadvise.render.environment import list_environment
 from optadvise.render.html import charts
 from optadvise.render.html.page import PageOrigin, render_page
 
@@ -71,7 +71,7 @@ def render_benchmark(result: BenchmarkResult, origin: PageOrigin) -> str:
         "measured": format_measured,
         "figure": _make_figure(result),
         "tables": {
-            "Environment": list(_list_fields(asdict(result.environment))),
+            "Environment": list(list_environment(result.environment)),
             "Settings": list(list_settings(result)),
         },
     }
@@ -144,20 +144,3 @@ def _make_figure(result: BenchmarkResult) -> ScatterFigure:
         across=f"throughput, {unit}: higher is better" if has_throughput else "optimizer step in ms: lower is better",
         missing=tuple(point.name for point in points if point.across is None or point.up is None),
     )
-
-
-def _list_fields(record: Mapping[str, object]) -> Iterator[tuple[str, str]]:
-    """Yield names and values of a record's fields; mappings and records are flattened, lists are counted."""
-    for name, value in record.items():
-        label = name.replace("_", " ")
-        if isinstance(value, Struct):
-            yield from ((f"{label}: {inner}", text) for inner, text in _list_fields(asdict(value)))
-        elif isinstance(value, Mapping):
-            yield from ((f"{name}: {key}", str(inner)) for key, inner in value.items())
-        elif isinstance(value, tuple):
-            yield label, str(len(value))
-        elif isinstance(value, bool):
-            yield label, "yes" if value else "no"
-        else:
-            text = f"{value:.4g}" if isinstance(value, float) else str(value)
-            yield label, "unknown" if value is None else text
