@@ -128,6 +128,7 @@ def test_an_invalid_device(name: str, code: str) -> None:
     assert caught.value.code == code
     result = optadvise("bench", "adamw", "--device", name)
     assert (result.code, result.error, len(result.err.splitlines())) == (2, code, 1)
+    assert "did you mean" not in result.err  # cpu is no substitute for xpu
 
 
 def test_the_probe_tries_only_the_requested_device(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from optadvise.benchmark.options import DEVICES, resolve_alias
 from optadvise.core.error_codes import ErrorCode
-from optadvise.core.errors import CannotRunHereError, InputError, OptadviseWarning, suggest_name
+from optadvise.core.errors import CannotRunHereError, InputError, OptadviseWarning
 from optadvise.diagnostics.probe_client import probe_torch
 from optadvise.diagnostics.records import TorchDevice, TorchFacts
 
@@ -81,7 +81,8 @@ def _parse_device(device: str) -> str:
     kind = resolve_alias("device", kind)
     if kind not in DEVICES:
         raise InputError(
-            f"--device {device!r}: unknown device; {suggest_name(device, DEVICES)}",
+            f"--device {device!r}: must be one of {', '.join(DEVICES)}, as the optimizers support no other devices; "
+            "recommend and estimate with --vram require no device",
             code=ErrorCode.UNKNOWN_CHOICE, option="--device", value=device,
         )  # fmt: skip
     if colon and not (kind == "cuda" and re.fullmatch(r"[0-9]{1,3}", index)):
