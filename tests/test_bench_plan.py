@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from msgspec.structs import replace
 
 from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.advice.inputs import parse_inputs
 from optadvise.advice.recommend import advise
 from optadvise.benchmark import plan, variants
+from optadvise.benchmark.metrics import METRICS
+from optadvise.benchmark.options import BenchOptions
 from optadvise.benchmark.recommendation import plan_recommendation
+from optadvise.benchmark.request import prepare_request
 from optadvise.benchmark.spec import Arm, Spec
 from optadvise.core.error_codes import ErrorCode
 from optadvise.core.errors import InputError
@@ -55,6 +60,19 @@ def test_control_among_several_candidates_runs_once(rules: CompiledRules) -> Non
 
 def test_repeated_name_runs_once(rules: CompiledRules) -> None:
     assert list_roles(plan_arms(rules, "lion", "lion")) == [("lion", "candidate")]
+
+
+def test_k_is_the_same_in_bench_and_recommend(rules: CompiledRules) -> None:
+    for text, number in (("1K", 1024), ("8k", 8192), ("100K", 100_000)):
+        spec = prepare_request(rules, ["lion"], BenchOptions(batch_size=text, seq_len="1K", device="cpu")).spec
+        assert (spec.batch_size, spec.seq_len) == (number, 1024)
+        assert parse_inputs(rules.catalog, {"batch_size": text})["batch_size"] == number
+    assert prepare_request(rules, ["lion"], BenchOptions(params="1K", device="cpu")).spec.params == 1000
+
+
+def test_the_help_of_require_lists_the_metrics() -> None:
+    _, option = get_args(get_type_hints(BenchOptions, include_extras=True)["require"])
+    assert set(METRICS) <= {*re.findall(r"\w+", option.help.partition("Metrics:")[2])}
 
 
 @pytest.mark.parametrize("name", IDS)

@@ -20,6 +20,9 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 _TRAINING, _MEASUREMENT, _PROCESSES = "Training", "Measurement", "Processes"
 
 
+_BINARY = "K is 1024 after a power of two (8K: 8,192), otherwise 1000."
+
+
 class Option(Struct, frozen=True):
     """Help of an option on the command line."""
 
@@ -29,12 +32,13 @@ class Option(Struct, frozen=True):
     aliases: tuple[tuple[str, str], ...] = ()  # other spellings of choices, each with its choice
     is_open: bool = False  # other values than the choices are accepted
     max_count: int | None = None  # for a number such as 50M or 8K; None for other options
+    is_binary: bool = False  # whether K is 1024 after a power of two
     metavar: str | None = None  # placeholder of the value
     catalog: str | None = None  # kind of catalog entries to complete, such as optimizers
 
 
-def _count(help_: str, group: str, max_count: int) -> Option:
-    return Option(help_, group, max_count=max_count)
+def _count(help_: str, group: str, max_count: int, *, is_binary: bool = False) -> Option:
+    return Option(help_, group, max_count=max_count, is_binary=is_binary)
 
 
 class BenchOptions(Struct, frozen=True, kw_only=True):
@@ -60,18 +64,19 @@ class BenchOptions(Struct, frozen=True, kw_only=True):
     model_size: Annotated[
         str,
         Option(
-            help="Size of the model; auto: tiny on a CPU, on a GPU so large that a step of AdamW takes 5 ms "
-            "(default: auto).",
+            help="Parameters of the model: about 1M (tiny), 10M (small) or 50M to 85M (medium); auto is tiny on a CPU, "
+            "and on a GPU the size that AdamW updates in 5 ms (default: auto).",
             group=_TRAINING, choices=(AUTO, *MODEL_SIZES),
         ),
     ] = AUTO  # fmt: skip
     params: Annotated[
         str | None, _count("Number of parameters, such as 50M; replaces --model-size.", _TRAINING, 10**12)
     ] = None
-    batch_size: Annotated[str | None, _count("Samples per step.", _TRAINING, 10**7)] = None
-    seq_len: Annotated[str | None, _count("Tokens per sample; only for --workload transformer.", _TRAINING, 10**8)] = (
-        None
-    )
+    batch_size: Annotated[str | None, _count(f"Samples per step; {_BINARY}", _TRAINING, 10**7, is_binary=True)] = None
+    seq_len: Annotated[
+        str | None,
+        _count(f"Tokens per sample, only for --workload transformer; {_BINARY}", _TRAINING, 10**8, is_binary=True),
+    ] = None
     precision: Annotated[
         str,
         Option(
@@ -109,15 +114,17 @@ class BenchOptions(Struct, frozen=True, kw_only=True):
         tuple[str, ...],
         Option(
             "Requirement such as 'state_bytes_per_parameter <= 2.1' or 'optimizer_seconds <= 1.3x' (x: times the "
-            "control); repeatable.",
+            "control); repeatable. Metrics: state_bytes_per_parameter, state_bytes, peak_memory, step_seconds, "
+            "optimizer_seconds, forward_seconds, backward_seconds, throughput, first_step_seconds, "
+            "bandwidth_fraction, loss_last.",
             _MEASUREMENT,
         ),
     ] = ()
     max_time: Annotated[  # seconds
         float,
         Option(
-            "Seconds of measuring in which rounds are added until requirements on times are decided (default: 120; "
-            "0: no more rounds).",
+            "With --require on a time: seconds after --rounds in which more rounds are measured until the noise is "
+            "small enough for a verdict (default: 120; 0: no more rounds).",
             _MEASUREMENT,
         ),
     ] = 120.0
@@ -140,6 +147,11 @@ def resolve_alias(name: str, value: str) -> str:
 def list_counts() -> dict[str, int]:
     """Return the largest value of each option whose value is a number such as 50M."""
     return {name: option.max_count for name, option in _options().items() if option.max_count is not None}
+
+
+def is_binary(name: str) -> bool:
+    """Return whether K is 1024 after a power of two in the value of an option, as in `recommend`."""
+    return _options()[name].is_binary
 
 
 @cache

@@ -25,6 +25,7 @@ from optadvise.benchmark.options import (
     SHARDINGS,
     WORKLOADS,
     BenchOptions,
+    is_binary,
     list_counts,
     resolve_alias,
 )
@@ -131,7 +132,7 @@ def _parse_size(text: str) -> ModelSize:
 
 
 def _parse_count(text: str, name: str) -> int:
-    return parse_count(text, f"--{name.replace('_', '-')}", list_counts()[name])
+    return parse_count(text, f"--{name.replace('_', '-')}", list_counts()[name], binary=is_binary(name))
 
 
 def _parse_optional_count(text: str | None, name: str) -> int | None:

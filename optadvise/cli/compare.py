@@ -22,7 +22,10 @@ _VERDICT_CODES = {"fail": 1, "inconclusive": 5}
 
 _Base = Annotated[str, typer.Argument(help="Reference result: a file, or a name from bench --save.")]
 _New = Annotated[str, typer.Argument(help="Result to judge: a file, or a name from bench --save.")]
-_REQUIRE = "Requirement for NEW: 'state_bytes <= 1x', 'optimizer_seconds <= 1.05x' (x: times BASE); repeatable."
+_REQUIRE = (
+    "Requirement for NEW: 'state_bytes <= 1x', 'optimizer_seconds <= 1.05x' (x: times BASE); repeatable. "
+    "Metrics: see optadvise bench --help."
+)
 _Require = Annotated[list[str] | None, opt.option(_REQUIRE, group="Comparison")]
 _MARKDOWN = "Write a Markdown table to this file; - for stdout."
 _Markdown = Annotated[

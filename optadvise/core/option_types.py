@@ -61,17 +61,17 @@ class Run(TypedDict, total=False):
     # Memory of one GPU, such as 24GB, 24 or 800MB; auto for the GPU of this machine. GB means GiB, as GPU vendors
     # count.
     vram: str | int | None
-    # Number of GPUs.
+    # Number of GPUs, or the number and the name, such as 8xh100.
     gpus: Count | None
     # Tensors that are sharded over the GPUs.
     shard: Literal["none", "zero1", "zero2", "zero3"] | None
-    # Name of the GPU, instead of --vram: "rtx 4090", a100, h100.
+    # Name of the GPU, instead of --vram: "rtx 4090", a100, h100; 8xh100 sets --gpus, too.
     gpu: str | None
     # Decoder (GPT, Llama), encoder (BERT) or encoder-decoder (T5).
     architecture: Literal["decoder", "encoder", "encoder-decoder"] | None
     # Normalization of a convolutional network.
     normalization: Literal["batch", "layer"] | None
-    # What the model learns.
+    # Training objective, such as masked (MAE), contrastive (SimCLR), image-text (CLIP) or off-policy (DQN).
     objective: (
         Literal[
             "supervised",
@@ -116,7 +116,7 @@ class Run(TypedDict, total=False):
     checkpointing: Literal["none", "selective", "full"] | None
     # Fused attention kernel (flash, as in SDPA) or stored attention scores (eager).
     attention: Literal["flash", "eager"] | None
-    # Loss over all logits at once (whole) or in pieces (chunked).
+    # Compute the loss from all logits at once (whole), or from parts of them, which requires less memory (chunked).
     loss: Literal["whole", "chunked"] | None
     # Update each weight as soon as its gradient is ready (optimizer in backward).
     gradient_release: bool | None
@@ -135,13 +135,14 @@ class Measurement(TypedDict, total=False):
     implementation: str
     # transformer (default), cnn, mlp, or package.module:function that returns (module, batches[, loss]).
     workload: str
-    # Size of the model; auto: tiny on a CPU, on a GPU so large that a step of AdamW takes 5 ms (default: auto).
+    # Parameters of the model: about 1M (tiny), 10M (small) or 50M to 85M (medium); auto is tiny on a CPU, and on a GPU
+    # the size that AdamW updates in 5 ms (default: auto).
     model_size: Literal["auto", "tiny", "small", "medium"]
     # Number of parameters, such as 50M; replaces --model-size.
     params: Count
-    # Samples per step.
+    # Samples per step; K is 1024 after a power of two (8K: 8,192), otherwise 1000.
     batch_size: Count
-    # Tokens per sample; only for --workload transformer.
+    # Tokens per sample, only for --workload transformer; K is 1024 after a power of two (8K: 8,192), otherwise 1000.
     seq_len: Count
     # Number format; amp: fp32 weights, 16-bit matrix products (default: fp32).
     precision: Literal["fp32", "bf16", "amp-bf16", "amp-fp16"]
@@ -164,10 +165,11 @@ class Measurement(TypedDict, total=False):
     # Shard nothing (none: DDP), optimizer state (zero1) or all (fsdp, alias zero3) (default: none).
     shard: Literal["none", "zero1", "fsdp"]
     # Requirement such as 'state_bytes_per_parameter <= 2.1' or 'optimizer_seconds <= 1.3x' (x: times the control);
-    # repeatable.
+    # repeatable. Metrics: state_bytes_per_parameter, state_bytes, peak_memory, step_seconds, optimizer_seconds,
+    # forward_seconds, backward_seconds, throughput, first_step_seconds, bandwidth_fraction, loss_last.
     require: Sequence[str]
-    # Seconds of measuring in which rounds are added until requirements on times are decided (default: 120; 0: no more
-    # rounds).
+    # With --require on a time: seconds after --rounds in which more rounds are measured until the noise is small enough
+    # for a verdict (default: 120; 0: no more rounds).
     max_time: float
     # Seconds to wait for each response of a worker process (default: 300).
     timeout: float
