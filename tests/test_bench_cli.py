@@ -207,6 +207,7 @@ def test_text_fits_a_log(mine: Path) -> None:
         ("adamw --steps -1", "invalid-number", "--steps", "-1"),
         ("adamw --steps 1.5", "invalid-number", "--steps", "1.5"),
         ("adamw --batch-size none", "invalid-number", "--batch-size", "none"),
+        ("adamw --workload gan", "unknown-choice", "--workload", "gan"),
         ("adamw --params 0", "out-of-range", "--params", "0"),
         ("adamw --threads 0", "out-of-range", "--threads", "0"),
         ("adamw --seed -1", "out-of-range", "--seed", "-1"),

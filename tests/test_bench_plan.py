@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Sequence
 from typing import Any, get_args, get_type_hints
 
@@ -20,7 +21,7 @@ from optadvise.benchmark.recommendation import plan_recommendation
 from optadvise.benchmark.request import prepare_request
 from optadvise.benchmark.spec import Arm, Spec
 from optadvise.core.error_codes import ErrorCode
-from optadvise.core.errors import InputError
+from optadvise.core.errors import InputError, OptadviseWarning
 from optadvise.evidence.versions import find_version
 from optadvise.rulebase.catalog import Catalog, load
 from tests.cli import optadvise
@@ -73,6 +74,24 @@ def test_k_is_the_same_in_bench_and_recommend(rules: CompiledRules) -> None:
 def test_the_help_of_require_lists_the_metrics() -> None:
     _, option = get_args(get_type_hints(BenchOptions, include_extras=True)["require"])
     assert set(METRICS) <= {*re.findall(r"\w+", option.help.partition("Metrics:")[2])}
+
+
+@pytest.mark.parametrize(
+    ("model", "spec", "count"),
+    [
+        ("transformer", {}, 0), ("cnn", {}, 1), ("cnn", {"workload": "cnn"}, 0), ("gan", {}, 1),
+        ("gan", {"workload": "a:b", "user": True}, 0), ("gan", {"optimizer_only": True}, 0), ("unknown", {}, 0),
+    ],
+)  # fmt: skip
+def test_another_network_than_the_recommended_is_reported(
+    rules: CompiledRules, model: str, spec: dict[str, Any], count: int
+) -> None:
+    data = recommend_json("--optimizer", "adamw")
+    data["situation"]["model"] = model
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        plan_recommendation(rules, data, Spec(**spec), control=None)
+    assert [warning.category for warning in caught] == [OptadviseWarning] * count
 
 
 @pytest.mark.parametrize("name", IDS)

@@ -20,6 +20,7 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 _TRAINING, _MEASUREMENT, _PROCESSES = "Training", "Measurement", "Processes"
 
 
+TENSOR_SIZES = "the cost of an optimizer depends on the sizes of the tensors, not on the kind of model"
 _BINARY = "K is 1024 after a power of two (8K: 8,192), otherwise 1000."
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
@@ -11,12 +12,13 @@ from msgspec import Meta, Struct, field
 from msgspec.structs import replace
 
 from optadvise.advice.compiled_rules import CompiledRules
+from optadvise.benchmark.options import TENSOR_SIZES, WORKLOADS
 from optadvise.benchmark.plan import describe_arm, make_companion, plan_arms
 from optadvise.benchmark.spec import Arm, Companion, Spec
 from optadvise.benchmark.variants import Choice, list_variants, runs_sharded
-from optadvise.core.cards import Implementation, Optimizer, Phase, Value
+from optadvise.core.cards import UNKNOWN, Implementation, Optimizer, Phase, Value
 from optadvise.core.error_codes import ErrorCode
-from optadvise.core.errors import InputError
+from optadvise.core.errors import InputError, OptadviseWarning
 from optadvise.core.foreign import ForeignFileError, convert_record, decode_json, read_bounded, read_stream
 from optadvise.rulebase.constructor import runtime_kwargs
 
@@ -52,6 +54,10 @@ class _Settings(Struct, frozen=True):
     variant: str | None = None
 
 
+class _Situation(Struct, frozen=True):
+    model: str | None = None
+
+
 class RecommendedRun(Struct, frozen=True):
     """Fields of `optadvise recommend --json` that a benchmark uses."""
 
@@ -62,6 +68,7 @@ class RecommendedRun(Struct, frozen=True):
     hyperparameters: tuple[_Hyperparameter, ...]
     companion: _ClassCall | None = None
     run: _Settings = _Settings()
+    situation: _Situation = _Situation()
 
 
 def load_recommendation(path: Path) -> ForeignJson:
@@ -120,6 +127,7 @@ def plan_recommendation(rules: CompiledRules, data: ForeignJson, spec: Spec, *, 
     card = rules.catalog.optimizer(name)
     implementation = _find_implementation(card, run.optimizer.path)
     values = {number.name: number.value for number in run.hyperparameters}
+    _warn_of_other_network(run.situation.model, spec)
     choice = _choose_variant(implementation, run.run.variant, spec)
     arm = replace(
         describe_arm(card, choice, spec, name, "candidate"),
@@ -134,6 +142,15 @@ def plan_recommendation(rules: CompiledRules, data: ForeignJson, spec: Spec, *, 
         milestones=_read_milestones(run.scheduler),
     )
     return [arm, *plan_arms(rules, [], spec, control=control, implementation=None)]
+
+
+def _warn_of_other_network(model: str | None, spec: Spec) -> None:
+    """Print one line if the benchmark trains another kind of network than the recommendation is for."""
+    if model in (None, UNKNOWN, spec.workload) or spec.user or spec.optimizer_only:
+        return
+    other = f"--workload {model}" if model in WORKLOADS else "--workload package.module:function for your network"
+    message = f"--from recommends for {model}, but bench trains a {spec.workload}: {TENSOR_SIZES}; use {other}"
+    warnings.warn(message, OptadviseWarning, stacklevel=2)
 
 
 def _choose_variant(implementation: Implementation, variant: str | None, spec: Spec) -> Choice:

@@ -23,6 +23,7 @@ from optadvise.benchmark.options import (
     DTYPES,
     MODEL_SIZES,
     SHARDINGS,
+    TENSOR_SIZES,
     WORKLOADS,
     BenchOptions,
     is_binary,
@@ -44,6 +45,7 @@ from optadvise.core.errors import (
     check_choice,
 )
 from optadvise.core.units import MAX_TIMEOUT, check_timeout, parse_count
+from optadvise.rulebase.catalog import Catalog
 
 _NO_NAMES = "an optimizer is missing; use optadvise bench adamw8bit, for example (optadvise list shows all)"
 
@@ -169,7 +171,7 @@ def _plan_arms(
     rules: CompiledRules, names: Sequence[str], options: BenchOptions, spec: Spec, recommendation: ForeignJson | None
 ) -> list[Arm]:
     if not spec.user:
-        check_choice("--workload", spec.workload, (*WORKLOADS, "package.module:function"))
+        _check_workload(spec.workload, rules.catalog)
     control = None if options.control == "none" else rules.catalog.find_optimizer(options.control, "--control")
     if recommendation is not None:
         if options.implementation is not None:
@@ -182,6 +184,17 @@ def _plan_arms(
         raise InputError(_NO_NAMES, code=ErrorCode.MISSING_OPTION)
     ids = [rules.catalog.find_optimizer(name, "bench") for name in names]
     return plan_arms(rules, ids, spec, control=control, implementation=options.implementation)
+
+
+def _check_workload(workload: str, catalog: Catalog) -> None:
+    """Reject a workload that does not exist; for a kind of model, list the workloads to use instead."""
+    if workload in (catalog.facts["model"].values or ()) and workload not in WORKLOADS:
+        raise InputError(
+            f"--workload {workload}: bench has no network of this kind; {TENSOR_SIZES}, so use one of "
+            f"{', '.join(WORKLOADS)}, or package.module:function for your model",
+            code=ErrorCode.UNKNOWN_CHOICE, option="--workload", value=workload,
+        )  # fmt: skip
+    check_choice("--workload", workload, (*WORKLOADS, "package.module:function"))
 
 
 def measure(
