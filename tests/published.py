@@ -56,8 +56,19 @@ def explain_exclusion(figure: dict[str, Any]) -> str | None:
     settings = figure["given"]
     if "galore" in settings.get("optimizer", ""):
         return "GaLore is not in the catalog"
-    if settings.get("offload") == "all":
+    if settings.get("offload") in ("all", "parameters"):
         return "offloaded weights are not supported"
+    parallel = [name for name in ("tp", "pp", "cp", "ep") if settings.get(name, 1) > 1]
+    if parallel:
+        return "tensor, pipeline, context and expert parallelism are not supported"
+    if settings.get("float8") or settings.get("quantization"):
+        return "float8 and 8-bit weights are not supported"
+    if settings.get("compile"):
+        return "torch.compile is not supported"
+    if settings["kind"] in ("diffusion-unet", "dit"):
+        return "diffusion networks are not described"
+    if settings["kind"] == "cnn" and _named(figure) is None:
+        return "the convolutional network is not described"
     if settings.get("kind") == "vit" and "patch" in settings.get("shape", {}) and _named(figure) is None:
         return "a gated vision transformer is not supported"
     if settings.get("kind") != "cnn" and "seq_len" not in settings and "image_size" not in settings:
@@ -144,6 +155,8 @@ def compare(figure: dict[str, Any]) -> Comparison:
     if inputs.get("method", "full") != "full":
         inputs["task"] = "finetune"
         inputs["lora_targets"] = ",".join(settings.get("lora_targets", ["all"]))
+    if settings.get("engine") == "deepspeed" and settings["shard"] != "none":
+        inputs["engine"] = "deepspeed"
     inputs["gradient_release"] = bool(settings.get("gradient_release"))
     inputs["offload"] = settings.get("offload") == "optimizer"
     inputs["loss"] = "chunked" if settings.get("fused_loss") else "whole"

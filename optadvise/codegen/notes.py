@@ -19,6 +19,7 @@ def list_notes(plan: Plan) -> Iterator[str]:
     yield from _notes_of_schedule(plan)
     yield from _notes_of_batch(plan)
     yield from _notes_of_gradient_release(plan)
+    yield from _notes_of_engine(plan)
     if plan.advice.optimizer.paged:
         yield (
             "A resumed run needs more GPU memory: loading a checkpoint copies the paged state to ordinary GPU memory, "
@@ -119,6 +120,12 @@ def _notes_of_adapters(run: Situation, framework: Framework) -> Iterator[str]:
         )
     if len(others) == len(targets):
         yield f"{framework.name} requires adapters on attention layers, so this file adds them to all."
+
+
+def _notes_of_engine(plan: Plan) -> Iterator[str]:
+    framework, run = plan.framework, plan.advice.situation
+    if plan.is_sharded and run.engine not in (None, framework.engine):
+        yield f"This file shards with {framework.engine}; add --engine {framework.engine} for the memory of its run."
 
 
 def _notes_of_facts(run: Situation, framework: Framework) -> Iterator[str]:

@@ -63,6 +63,7 @@ class Framework(CardRecord, frozen=True, kw_only=True):
     packages: Mapping[str, tuple[Distribution, ...]] = {}  # value of a fact -> further packages
     targets: Mapping[str, Identifier] = {}  # layers with adapters -> the framework's names, if not all are supported
     launch: str | None = None  # launch command for several GPUs; {gpus} is their number
+    engine: Word = "pytorch"  # library that shards its runs, a value of the fact `engine`
     shard_launch: Mapping[str, str] = {}  # sharding -> launch command that sets it
     averages_weights: bool = False  # whether its program averages the weights
     torch_classes: bool = False  # whether it builds any torch.optim class by name

@@ -65,6 +65,9 @@ class Run(TypedDict, total=False):
     gpus: Count | None
     # Tensors that are sharded over the GPUs.
     shard: Literal["none", "zero1", "zero2", "zero3"] | None
+    # Library that shards: PyTorch's ZeroRedundancyOptimizer (zero1) and FSDP2 (zero2, zero3), or DeepSpeed's ZeRO,
+    # which also runs on one GPU.
+    engine: Literal["pytorch", "deepspeed"] | None
     # Name of the GPU, instead of --vram: "rtx 4090", a100, h100; 8xh100 sets --gpus, too.
     gpu: str | None
     # Decoder (GPT, Llama), encoder (BERT) or encoder-decoder (T5).

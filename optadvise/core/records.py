@@ -80,6 +80,7 @@ class Situation(Struct, frozen=True):
     policy: str = "evidence"  # or guide: the advice follows the guide alone
     sparse_gradients: bool = False
     shard: str = "none"
+    engine: str | None = None  # library that shards
     seq_len: Positive | None = None  # tokens per sample
     image_size: Positive | None = None  # height and width of an image in pixels
     checkpointing: str = "none"
@@ -187,6 +188,7 @@ class MemoryEstimate(Struct, frozen=True):
     peak: str | None = None  # phase of the training step with the peak memory
     basis: str = "none"  # origin of the shape: exact, typical of the size, or none
     pageable: int = 0  # bytes of optimizer state that can be paged to host memory
+    host: int = 0  # bytes in host memory of one process: what is offloaded, and at most what can be paged
 
 
 class MaxModelSize(Struct, frozen=True):

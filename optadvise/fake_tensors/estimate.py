@@ -190,6 +190,7 @@ def _estimate_optimizer(
         reserved=tensors - optimizer.pageable + (lines[-2].at_peak or 0),
         peak="the optimizer's step" if in_step else "the forward or backward pass",
         basis="card" if entry.figures is None else "measured", pageable=optimizer.pageable,
+        host=optimizer.pageable,
         intervals={**figures, "total": total},
     )  # fmt: skip
     return apply_limit(unlimited, situation.vram_bytes)

@@ -62,6 +62,13 @@ class RunMemory(Struct, frozen=True):
         return self.weights + self.model.gradients + self.state
 
     @property
+    def host(self) -> int:
+        """Return the bytes in host memory of one process: what is offloaded, and at most what can be paged."""
+        if not self.inputs.offload:
+            return self.pageable
+        return self.optimizer.state + self.model.master + self.model.host_gradients
+
+    @property
     def pageable(self) -> int:
         """Return the bytes of state that can be paged to host memory."""
         return self.state if self.optimizer.is_paged else 0
@@ -120,7 +127,7 @@ def estimate_without_shape(run: RunMemory) -> MemoryEstimate:
     return MemoryEstimate(
         weights=run.weights, gradients=model.gradients, optimizer=run.state, activations=None,
         overhead=None, total=None, model_states=run.model_states, available=None, fits=None, breakdown=tuple(lines),
-        pageable=run.pageable,
+        pageable=run.pageable, host=run.host,
     )  # fmt: skip
 
 
@@ -151,7 +158,7 @@ def estimate_with_step(run: RunMemory, step: StepMemory, basis: str, settings: M
         model_states=run.model_states, available=None, fits=None, breakdown=tuple(lines), interval=total,
         allocated=total.expected - context - fragmentation - run.pageable,
         reserved=total.expected - context - run.pageable, peak=peak.name, basis=basis, pageable=run.pageable,
-        intervals={**figures, "total": total},
+        host=run.host, intervals={**figures, "total": total},
     )  # fmt: skip
 
 
@@ -195,7 +202,11 @@ def _list_lines(
         yield make_breakdown_line(AUTOCAST_CACHE, step.weight_copies, peak.weight_copies, explanation)
     if run.others.explanation:
         yield _make_others_line(run.others)
-    explanation = f"{model.gradients_explanation}; {_explain_gradients(inputs)}"
+    explanation = (
+        f"{model.gradients_explanation}; {_explain_gradients(inputs)}"
+        if model.gradients
+        else model.gradients_explanation
+    )
     yield make_breakdown_line("gradients", model.gradients, peak.gradients, explanation)
     yield _make_state_line(run)
     _, low, high = list_uncertainty_factors(settings, basis, inputs.method)

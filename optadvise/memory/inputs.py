@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from optadvise.core.records import NetworkShape, Situation
 from optadvise.memory.records import FULL, HALF, LEARNING_INPUTS, SELECTIVE, ComputeMode
+from optadvise.rulebase.memory_rules import EngineMemory
 
 _SHARDING_LEVELS = {"none": 0, "zero1": 1, "zero2": 2, "zero3": 3}
 
@@ -28,6 +29,7 @@ class MemoryInputs(Struct, frozen=True, cache_hash=True):
     lora_targets: str
     precision: str
     shard: str
+    engine: str | None
     gpus: int
     batch_size: int | None
     micro_batch: int | None
@@ -54,6 +56,14 @@ class MemoryInputs(Struct, frozen=True, cache_hash=True):
     def state_shards(self) -> int:
         """Return the number of GPUs over which optimizer state is sharded."""
         return self.gpus if _SHARDING_LEVELS[self.shard] >= 1 else 1
+
+    def offloads_gradients(self, engine: EngineMemory) -> bool:
+        """Return whether sharded gradients are moved to the host as soon as they are reduced."""
+        return self.offload and engine.offloads_gradients and _SHARDING_LEVELS[self.shard] >= 2
+
+    def copies_gradients(self, engine: EngineMemory) -> bool:
+        """Return whether the step on the GPU reads fp32 copies of half-precision gradients."""
+        return self.has_sharded_master and engine.copies_gradients and not self.offload
 
     @property
     def micro_batches(self) -> int:

@@ -47,6 +47,7 @@ class ModelMemory(Struct, frozen=True):
     master_explanation: str
     gradients: int
     gradients_explanation: str
+    host_gradients: int  # fp32 gradients in host memory
     buffers: Buffers
     unsharded_weights: int  # on all GPUs together
     unsharded_trained: int  # trained weights; their gradients have the same size
@@ -58,14 +59,20 @@ def estimate_model_memory(inputs: MemoryInputs, size: NetworkSize, settings: Mem
     has_master, state_shards = inputs.has_sharded_master, inputs.state_shards
     trained = size.count_padded_params(inputs.weight_shards) * weights.itemsize
     gradient_shards = inputs.gradient_shards
+    gradients = size.count_largest_shard(gradient_shards) * weights.itemsize
+    gradients_explanation = f"{weights.itemsize} bytes × {explain_shard(size, gradient_shards)}"
+    offloads_gradients = inputs.offloads_gradients(settings.find_engine(inputs.engine))
+    if offloads_gradients:
+        gradients, gradients_explanation = 0, "in host memory once they are reduced"
     return ModelMemory(
         weights=weights.bytes,
         weights_high=weights.bytes_high,
         weights_explanation=weights.explanation,
         master=size.count_largest_shard(state_shards) * FULL if has_master else 0,
         master_explanation=(f"{FULL} bytes (fp32) × {explain_shard(size, state_shards)}" if has_master else ""),
-        gradients=size.count_largest_shard(gradient_shards) * weights.itemsize,
-        gradients_explanation=f"{weights.itemsize} bytes × {explain_shard(size, gradient_shards)}",
+        gradients=gradients,
+        gradients_explanation=gradients_explanation,
+        host_gradients=size.count_largest_shard(gradient_shards) * FULL if offloads_gradients else 0,
         buffers=_estimate_buffers(inputs, size, settings, weights.itemsize),
         unsharded_weights=weights.frozen_bytes + trained,
         unsharded_trained=trained,
@@ -114,20 +121,22 @@ def _estimate_frozen_weights(inputs: MemoryInputs, size: NetworkSize) -> _Weight
 
 def _estimate_buffers(inputs: MemoryInputs, size: NetworkSize, settings: MemorySettings, itemsize: int) -> Buffers:
     """Return the communication buffers of the run's sharding."""
-    if inputs.gpus == 1:
+    if inputs.gpus == 1 and inputs.shard == "none":
         return Buffers(bytes=0, bytes_high=0, explanation="")
     trained = size.trained_params
     if inputs.shard == "none":
         explanation = f"DDP buckets: {itemsize} bytes × {show_count(trained)}, in addition to the gradients"
         return Buffers(bytes=trained * itemsize, bytes_high=trained * itemsize, explanation=explanation)
     bucket = min(settings.bucket_elements, trained) * itemsize
-    if inputs.shard != "zero3":
-        return Buffers(
-            bytes=bucket,
-            bytes_high=bucket,
-            explanation=f"one gradient bucket: {itemsize} bytes × {show_count(bucket // itemsize)}",
-        )
-    return _estimate_gathered_layers(inputs, size, settings, itemsize, bucket)
+    engine = settings.find_engine(inputs.engine)
+    if inputs.shard == "zero3":
+        return _estimate_gathered_layers(inputs, size, settings, itemsize, bucket)
+    count = "one gradient bucket" if engine.buckets == 1 else f"{engine.buckets:g} gradient buckets"
+    return Buffers(
+        bytes=round(engine.buckets * bucket),
+        bytes_high=round(engine.buckets_high * bucket),
+        explanation=f"{count}: {itemsize} bytes × {show_count(bucket // itemsize)}",
+    )
 
 
 def _estimate_gathered_layers(

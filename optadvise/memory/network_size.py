@@ -200,6 +200,7 @@ def _simulate_micro_batch(
         release=inputs.gradient_release,
         accumulated=inputs.accumulates,
         gradient_shards=inputs.gradient_shards,
+        offloads_gradients=inputs.offloads_gradients(rules.settings.find_engine(inputs.engine)),
     )
     return _simulate_step(rules, shape, mode, batch, settings)
 

@@ -77,7 +77,8 @@ def estimate_optimizer_on_network(
     place = "; in host memory" if inputs.offload else "; can be paged to host memory" if card.paged else ""
     return OptimizerMemory(
         state=state.bytes, state_high=state.bytes_high, state_explanation=state.explanation + place,
-        scratch=_estimate_scratch(card.implementations[0], inputs, size), is_paged=card.paged,
+        scratch=_add_gradient_copies(rules, inputs, size, _estimate_scratch(card.implementations[0], inputs, size)),
+        is_paged=card.paged,
     )  # fmt: skip
 
 
@@ -191,6 +192,8 @@ def _assign_weights(
 def _estimate_scratch(implementation: Implementation, inputs: MemoryInputs, size: NetworkSize) -> Scratch:
     """Return the temporaries of an implementation's step: for all weights at once, or for the largest."""
     itemsize = HALF if inputs.precision == "bf16" else FULL
+    if inputs.offload:
+        return Scratch(bytes=0, bytes_high=0, explanation="on the host")
     if not implementation.scratch_all:
         return _estimate_scratch_of_largest(implementation, inputs, size, itemsize)
     shard = size.count_largest_shard(inputs.state_shards)
@@ -203,6 +206,18 @@ def _estimate_scratch(implementation: Implementation, inputs: MemoryInputs, size
     if implementation.fused:
         return Scratch(bytes=0, bytes_high=copies, explanation=f"none with fused=True, {explanation} by default")
     return Scratch(bytes=copies, bytes_high=copies, explanation=explanation)
+
+
+def _add_gradient_copies(rules: MemoryRules, inputs: MemoryInputs, size: NetworkSize, scratch: Scratch) -> Scratch:
+    """Add the fp32 copies of a rank's gradients, if the library that shards makes them."""
+    if not inputs.copies_gradients(rules.settings.find_engine(inputs.engine)):
+        return scratch
+    copies = size.count_largest_shard(inputs.state_shards) * FULL
+    explanation = f"fp32 copies of gradients: {FULL} bytes × {explain_shard(size, inputs.state_shards)}"
+    return Scratch(
+        bytes=scratch.bytes + copies, bytes_high=scratch.bytes_high + copies,
+        explanation=f"{explanation}; {scratch.explanation}",
+    )  # fmt: skip
 
 
 def _estimate_scratch_of_largest(

@@ -21,6 +21,7 @@ class StepSettings(Struct, frozen=True):
     release: bool = False  # update each weight during backward
     accumulated: bool = False  # gradients of earlier micro-batches exist
     gradient_shards: int = 1  # GPUs over which gradients are sharded
+    offloads_gradients: bool = False  # reduced gradients are in host memory
 
 
 _DEFAULT_SETTINGS = StepSettings()
@@ -60,6 +61,8 @@ def simulate_step(
 
 def _shard_gradients(live: LiveMemory, all_gradients: int, settings: StepSettings) -> LiveMemory:
     """Replace the weight gradients by the shard of one GPU."""
+    if settings.offloads_gradients:
+        return replace(live, weight_gradients=0)
     gradients = all_gradients if settings.accumulated else live.weight_gradients
     return replace(live, weight_gradients=gradients // settings.gradient_shards)
 

@@ -87,6 +87,7 @@ class MemoryDocument(Struct, frozen=True, kw_only=True):
     allocated: Bytes | None = field(name="allocated_bytes")
     reserved: Bytes | None = field(name="reserved_bytes")
     pageable: Bytes = field(name="pageable_bytes")
+    host: Bytes = field(name="host_bytes")
     ranges: Mapping[str, RangeDocument] | None = field(name="interval", default=None)
     source: Literal["derived", "measured"] = field(name="basis", default="derived")
     basis: Literal["exact", "typical", "measured", "card", "none"] = field(name="shape")

@@ -54,6 +54,15 @@ def describe_allocator(memory: MemoryEstimate) -> str:
     return f"shown by nvidia-smi; torch allocates {allocated} and reserves {reserved}"
 
 
+def describe_host(memory: MemoryEstimate, gpus: int) -> str:
+    """Return the host memory that a run requires; empty for none."""
+    if not memory.host:
+        return ""
+    limit = "up to " if memory.pageable else ""
+    machine = "" if gpus == 1 else f" for each GPU, {show_bytes(gpus * memory.host)} for all"
+    return f"{limit}{show_bytes(memory.host)}{machine}, besides that of the program and the data"
+
+
 def is_tight(memory: MemoryEstimate) -> bool:
     """Return whether the interval of the estimate crosses the limit."""
     return memory.available is not None and memory.total is not None and memory.fits is None

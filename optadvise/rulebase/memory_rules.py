@@ -71,6 +71,16 @@ class ShardingStrategies(RuleRecord, frozen=True, kw_only=True):
         return strategy
 
 
+class EngineMemory(RuleRecord, frozen=True, kw_only=True):
+    """What a library that shards allocates in mixed precision."""
+
+    copies_gradients: bool = False  # the step reads fp32 copies of the gradients of a rank
+    offloads_gradients: bool = False  # with offload, sharded gradients are in host memory
+    buckets: float = 1  # gradient buckets at the same time
+    buckets_high: float = 1
+    cite: tuple[str, ...] = ()
+
+
 class ReferenceSizes(RuleRecord, frozen=True, kw_only=True):
     """Well-known networks for interpolation by model size, and the default size of a sample."""
 
@@ -108,11 +118,16 @@ class MemorySettings(RuleRecord, frozen=True, kw_only=True):
     high_factors: HighFactors
     bucket_elements: int  # elements of a gradient bucket
     gathered_layers: int  # layers gathered at the same time under FSDP
+    engines: Mapping[str, EngineMemory]  # by value of the fact `engine`
     communication: ShardingStrategies
     tasks: Mapping[str, TaskNetworks] = {}  # by task; other tasks hold no other network
     reference_sizes: Mapping[ModelId, ReferenceSizes]  # the first entry is used for an unknown kind of model
     unsupported_heads: tuple[str, ...]  # suffixes of architecture names whose head is not supported
     default_families: Mapping[ModelId, str]  # network family if only dimensions are given
+
+    def find_engine(self, engine: str | None) -> EngineMemory:
+        """Return the allocations of a library that shards; none without one."""
+        return EngineMemory() if engine is None else self.engines[engine]
 
     def count_sequences(self, task: str) -> int:
         """Return the forward passes of one sample whose activations are kept at the same time."""

@@ -17,6 +17,7 @@ from optadvise.render.memory import (
     describe_allocator,
     describe_chain,
     describe_fit,
+    describe_host,
     describe_peak,
     has_fixes,
     list_breakdown,
@@ -129,14 +130,22 @@ def _print_largest(out: Console, answer: MemoryAnswer) -> None:
     if answer.largest_micro_batch_by_gpu:
         _print_gpus(out, answer.largest_micro_batch_by_gpu)
     largest = answer.largest_micro_batch
-    if largest is None:
-        return
+    host = describe_host(answer.memory, answer.situation.gpus)
+    rows = [("Host memory", host)] if host else []
+    if largest is not None:
+        rows += _list_largest(answer, largest)
+    if rows:
+        out.print()
+        print_labelled(out, rows)
+
+
+def _list_largest(answer: MemoryAnswer, largest: int) -> list[tuple[str, str]]:
+    """Return the largest micro-batch and the longest sequence that fit."""
     rows = [("Largest micro-batch", f"{largest:,}" if largest else "none, not even 1 fits")]
     if answer.longest_sequence:
         micro_batch = answer.situation.micro_batch or 1
         rows.append(("Longest sequence", f"{answer.longest_sequence:,} tokens at micro-batch {micro_batch:,}"))
-    out.print()
-    print_labelled(out, rows)
+    return rows
 
 
 def _print_gpus(out: Console, micro_batches: Mapping[str, int]) -> None:
