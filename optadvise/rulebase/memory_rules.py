@@ -72,7 +72,7 @@ class ShardingStrategies(RuleRecord, frozen=True, kw_only=True):
 
 
 class EngineMemory(RuleRecord, frozen=True, kw_only=True):
-    """What a library that shards allocates in mixed precision."""
+    """Allocations of a library that shards, in mixed precision."""
 
     copies_gradients: bool = False  # the step reads fp32 copies of the gradients of a rank
     offloads_gradients: bool = False  # with offload, sharded gradients are in host memory
