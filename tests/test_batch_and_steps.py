@@ -152,3 +152,20 @@ def test_a_program_sets_the_micro_batch_if_the_default_of_the_framework_does_not
 def test_stated_accumulation_is_part_of_the_run() -> None:
     run = json.loads(optadvise("recommend", *"--model llm --params 1B --grad-accum 8 --json".split()).out)["run"]
     assert (run["micro_batch"], run["accumulation"], run["effective_batch"]) == (1, 8, 8)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize(
+    "objective", ["supervised", "image-text", "masked", "distillation", "detection", "segmentation"]
+)
+@pytest.mark.parametrize("model", ["vit", "cnn"])
+@pytest.mark.parametrize("policy", ["evidence", "guide"])
+def test_a_rate_that_scales_with_the_batch_says_so(policy: str, model: str, objective: str, method: str) -> None:
+    task = "pretrain" if method == "full" else "finetune"
+    run = {"model": model, "objective": objective, "policy": policy, "method": method, "task": task}
+    notes = {warning.id for warning in recommend(RULES, complete(**run, optimizer="adamw")).warnings}
+    rates = {
+        next(number.value for number in advice.hyperparameters if number.name == "lr")
+        for advice in (recommend(RULES, complete(**run, optimizer="adamw", batch_size=n)) for n in ("1024", "2048"))
+    }
+    assert bool({"WRN161", "WRN165"} & notes) is (len(rates) == 2)

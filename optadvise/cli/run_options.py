@@ -117,7 +117,7 @@ def _list_defaults(rows: Sequence[Assumption], facts: Mapping[str, Fact]) -> Ite
         return
     if len(rows) > _MAX_DEFAULTS:
         flags = dict.fromkeys(str(facts[name].flag) for row in rows for name in row.when if facts[name].flag)
-        yield f"depends on {', '.join(flags)}"
+        yield f"depends on {', '.join(flags)}; otherwise {facts[rows[0].fact].otherwise}"
         return
     *special, general = rows
     if len(rows) == 1 or not general.when:
@@ -131,7 +131,7 @@ def _list_defaults(rows: Sequence[Assumption], facts: Mapping[str, Fact]) -> Ite
     for value, alternatives in conditions.items():
         yield f"{value} with {', or with '.join(alternatives)}"
     if len(special) == len(rows):
-        yield "otherwise unknown"
+        yield f"otherwise {facts[rows[0].fact].otherwise}"
 
 
 def _format_condition(row: Assumption, facts: Mapping[str, Fact]) -> str:

@@ -7,6 +7,7 @@ from rich.text import Text
 
 from optadvise.core.records import Fix, MaxModelSize, MemoryAnswer, MemoryEstimate, Situation
 from optadvise.core.units import show_bytes
+from optadvise.memory.intervals import OTHER_NETWORKS
 from optadvise.memory.training_step import LOSS
 from optadvise.render.labels import format_interval, format_sharding
 
@@ -39,8 +40,14 @@ def list_breakdown(memory: MemoryEstimate) -> list[BreakdownRow]:
 
 def list_large_parts(memory: MemoryEstimate) -> str:
     """Return the largest parts of the memory of one GPU with their sizes, the largest first."""
-    sizes = sorted(((row.size_bytes or 0, row.part) for row in list_breakdown(memory)), reverse=True)[:_LARGE_PARTS]
+    rows = ((row.size_bytes or 0, _name_part(row)) for row in list_breakdown(memory))
+    sizes = sorted(rows, reverse=True)[:_LARGE_PARTS]
     return ", ".join(f"{part} {show_bytes(size)}" for size, part in sizes if size)
+
+
+def _name_part(row: BreakdownRow) -> str:
+    """Return the name of a part: of other networks, which they are."""
+    return row.note.partition(" (")[0].partition(",")[0] if row.part == OTHER_NETWORKS else row.part
 
 
 def describe_peak(memory: MemoryEstimate) -> str:

@@ -43,6 +43,12 @@ def format_bench_command(advice: Recommendation, catalog: Catalog) -> str:
     return f"optadvise bench {measured}{_format_bench_options(advice)}"
 
 
+def describe_comparison(advice: Recommendation, catalog: Catalog) -> str:
+    """Return what the command compares, where it measures another optimizer than the recommended one."""
+    other = _find_alternative(advice, catalog) if advice.optimizer.id == CONTROL else None
+    return "" if other is None else f"This compares {other}, an alternative, with {CONTROL}."
+
+
 def format_exact_bench_command(advice: Recommendation, catalog: Catalog, recommend: str) -> str:
     """Return the command that benchmarks exactly the recommended hyperparameters.
 

@@ -99,7 +99,9 @@ def _describe_batch(situation: Situation) -> str:
     if micro_batch is None or accumulation is None:
         return gpu_text if batch is None else f"effective batch {batch:,} on {gpu_text}"
     if batch is None and accumulation == 1:
-        return f"micro-batch {micro_batch:,} on {f'each of {gpu_text}' if gpus > 1 else gpu_text}"
+        counted = "" if "micro_batch" in situation.stated else "memory counted for "
+        place = f"each of {gpu_text}" if gpus > 1 else gpu_text
+        return f"{place}, {counted}micro-batch {micro_batch:,}"
     if batch is not None and batch % gpus:
         return (
             f"effective batch {batch:,} on {gpu_text}, not a multiple of the GPUs: at most micro-batch {micro_batch:,} "

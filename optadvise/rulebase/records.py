@@ -72,6 +72,7 @@ class Fact(RunOption, frozen=True, kw_only=True):
     values_from: Literal["optimizers"] | None = None
     also: Mapping[str, tuple[str, ...]] = {}  # value -> accepted aliases
     names: Literal["words"] | None = None  # kind of the names that are accepted besides the values
+    otherwise: str = "unknown"  # in help texts: value if no default applies
     unknown: bool = False  # whether the value can be unknown
     derived: str | None = None  # function or table that derives the value
     with_: Mapping[str, Plain] = struct_field(name="with", default_factory=dict)

@@ -47,7 +47,7 @@ _PROBABLY = (
     "probably: the limit is within the likely range, whose high end is for PyTorch's foreach step where it is the"
     " default (fused=True needs less)."
 )
-_BREAKS = "fails: the step raises an error, or computes something else, with this sharding; see optadvise show NAME."
+_BREAKS = "step fails: it raises an error, or computes something else, with this sharding; see optadvise show NAME."
 
 
 def print_estimate(answer: MemoryAnswer, catalog: Catalog, *, everything: bool) -> None:
@@ -230,9 +230,9 @@ def _print_optimizers(out: Console, answer: MemoryAnswer, catalog: Catalog) -> N
             fits = format_fits(fit.fits, required, answer.situation.vram_bytes)
             is_paged = fits in ("yes", "probably") and pageable > 0
             fits += ", paged" * is_paged
-            row += [f"{fits}, but fails" if fit.breaks else fits, format_count(fit.largest_micro_batch)]
+            row += ["step fails" if fit.breaks else fits, format_count(fit.largest_micro_batch)]
         else:
-            row += ["fails" if fit.breaks else ""]
+            row += ["step fails" if fit.breaks else ""]
         rows.append(row + ([format_count(fit.longest_sequence)] if is_limited and has_tokens else []))
     limits = _describe_limits(answer.situation)
     out.print(format_heading(headings.OPTIMIZERS + (f" ({limits})" if is_limited else "")))

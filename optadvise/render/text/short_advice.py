@@ -22,6 +22,7 @@ from optadvise.render.memory import (
     list_large_parts,
 )
 from optadvise.render.recommendation import (
+    describe_comparison,
     describe_policy,
     describe_published,
     describe_reason,
@@ -57,6 +58,9 @@ def print_short_sections(out: Console, advice: Recommendation, catalog: Catalog,
     print_inputs(out, advice.situation, catalog)
     out.print()
     print_labelled(out, [(headings.NEXT, format_bench_command(advice, catalog))])
+    note = describe_comparison(advice, catalog)
+    if note:
+        out.print(note)
     out.print(_HINT)
 
 
@@ -130,7 +134,7 @@ def _describe_largest_model(advice: Recommendation) -> str:
         return f"Not expected to fit {limit} at any model size ({describe_sized_run(largest)})."
     count, run = show_max_count(largest.max_params), describe_sized_run(largest)
     fit = f"Models of up to {count} parameters are expected to fit in {limit} ({run})."
-    return f"{fit} With --params, the choice of how to run it lets larger ones fit."
+    return f"{fit} With --params, choices that save memory let larger ones fit."
 
 
 def _print_notes(out: Console, advice: Recommendation) -> None:
