@@ -36,6 +36,53 @@ def line_of(data: dict[str, Any], part: str) -> dict[str, Any]:
 # -- breakdown ---------------------------------------------------------------------------------------------------
 
 
+PAGED_CARDS = [name for name in load().optimizer_ids if load().optimizer(name).paged]
+PAGED = "--arch llama-3-8b --gpu rtx-4090 --precision bf16 --micro-batch 1 --optimizer paged-adamw{}"
+
+
+@pytest.mark.parametrize("bits", ["32bit", "8bit"])
+def test_only_state_of_large_tensors_is_pageable(bits: str) -> None:
+    """Adapters of rank 16 on matrices 4096 wide have 65,536 elements, and those 14,336 wide have 229,376."""
+    small = estimate(f"{PAGED.format(bits)} --method lora --lora-rank 16 --lora-targets q,k,v,o")
+    assert small["memory"]["pageable_bytes"] == small["memory"]["host_bytes"] == 0
+    assert line_of(small, "optimizer state")["bytes"] > 0
+    mixed = estimate(f"{PAGED.format(bits)} --method lora --lora-rank 16 --lora-targets gate")
+    large = 32 * 16 * 14336  # one of the two matrices of each adapter
+    assert mixed["memory"]["pageable_bytes"] == large * {"32bit": 8, "8bit": 2}[bits]
+    fits = {fit["id"]: fit for fit in small["optimizers"]}
+    assert fits[f"paged-adamw{bits}"]["pageable_bytes"] == 0 < fits[f"paged-adamw{bits}"]["optimizer_bytes"]
+
+
+def test_block_scales_are_not_pageable() -> None:
+    """The 8-bit values are paged, 2 bytes per element of every matrix, and their scales are not."""
+    data = estimate(PAGED.format("8bit"))
+    matrices = 8030261248 - 65 * 4096
+    assert data["memory"]["pageable_bytes"] == 2 * matrices < line_of(data, "optimizer state")["bytes"]
+
+
+@pytest.mark.parametrize(
+    "run", ["--gradient-release --checkpointing full --loss chunked", "--method lora --lora-rank 64"]
+)
+def test_managed_memory_has_no_fragmentation(run: str) -> None:
+    data = estimate(f"{PAGED.format('32bit')} {run}")
+    memory, fragmentation = data["memory"], line_of(data, "fragmentation")["interval"]
+    parts = [line["interval"] for line in memory["ledger"] if line["part"] not in ("fragmentation", "CUDA context")]
+    assert memory["pageable_bytes"] > 0
+    for end, share in (("low", 0.02), ("expected", 0.08), ("high", 0.18)):
+        tensors = sum(part[end] for part in parts) - memory["pageable_bytes"]
+        assert fragmentation[end] == pytest.approx(share * tensors, rel=1e-6)
+    for end in ("low", "high"):
+        lines = sum(line["interval"][end] for line in memory["ledger"])
+        assert memory["interval"]["total_bytes"][end] == pytest.approx(lines, rel=1e-3)
+    assert memory["reserved_bytes"] == pytest.approx(1.08 * memory["allocated_bytes"], rel=1e-6)
+
+
+@pytest.mark.parametrize("name", PAGED_CARDS)
+def test_paged_cards_have_paged_state(name: str) -> None:
+    card = load().optimizer(name)
+    assert any(tensor.paged_from for tensor in card.state)
+
+
 @pytest.mark.parametrize(
     ("precision", "weights", "gradients", "state"),
     [("fp32", 4, 4, 8), ("amp-bf16", 4, 4, 8), ("amp-fp16", 4, 4, 8), ("bf16", 2, 2, 4)],

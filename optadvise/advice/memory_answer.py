@@ -103,5 +103,5 @@ def _fit_optimizer(rules: CompiledRules, run: Situation, optimizer: str) -> Fit:
         id=optimizer, optimizer_bytes=memory.optimizer, total=memory.total,
         model_states=memory.model_states, fits=memory.fits,
         largest_micro_batch=search.find_largest_micro_batch(rules.memory_rules, run, optimizer),
-        longest_sequence=search.find_longest_sequence(rules.memory_rules, run, optimizer),
+        longest_sequence=search.find_longest_sequence(rules.memory_rules, run, optimizer), pageable=memory.pageable,
     )  # fmt: skip

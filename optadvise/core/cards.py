@@ -139,6 +139,7 @@ class StateTensor(CardRecord, frozen=True, kw_only=True):
     max_ndim: int | None = None
     max_side: int | None = None  # longest axis that has a square matrix
     weights: Literal["half"] | None = None  # `half`: only with 16-bit weights
+    paged_from: int | None = None  # elements of a weight from which on the tensor is in managed memory; None: never
 
 
 class PublishedValue(CardRecord, frozen=True, kw_only=True):

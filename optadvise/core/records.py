@@ -218,6 +218,7 @@ class Fit(Struct, frozen=True):
     basis: str = "derived"  # derived, measured, or card if fake tensors cannot run its step
     # Whether it is known to fail or to compute a different result with the sharding of the run.
     breaks: bool = field(default=False, name="breaks_sharded")
+    pageable: Bytes = field(default=0, name="pageable_bytes")  # optimizer state that can be paged to host memory
 
 
 class Fix(Struct, frozen=True):
@@ -265,6 +266,7 @@ class Scale(Struct, frozen=True):
     micro_batch: int
     largest_micro_batch: int | None
     sent: Bytes = field(name="sent_bytes")  # bytes sent by each GPU per optimizer step
+    pageable: Bytes = field(default=0, name="pageable_bytes")  # optimizer state that can be paged to host memory
 
 
 class Scaling(Struct, frozen=True):

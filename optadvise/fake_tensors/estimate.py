@@ -66,6 +66,7 @@ def estimate_module(rules: CompiledRules, spec: str, stated: FactValues, timeout
             largest_micro_batch=None,
             longest_sequence=None,
             basis=memory.basis,
+            pageable=memory.pageable,
         )
         for name, memory in estimates.items()
         if name not in rejected
@@ -150,9 +151,7 @@ def _optimizer_bytes(
     if entry.figures is not None:
         state, scratch = entry.figures.state_bytes, entry.figures.temporary_bytes
         explanation = "traced with fake tensors"
-    return _OptimizerBytes(
-        state=state, scratch=scratch, pageable=state if declared.is_paged else 0, explanation=explanation
-    )
+    return _OptimizerBytes(state=state, scratch=scratch, pageable=min(declared.paged, state), explanation=explanation)
 
 
 def _estimate_optimizer(
@@ -179,7 +178,8 @@ def _estimate_optimizer(
     tensors = sum(line.at_peak or 0 for line in tensor_lines)
     ends = factors.low, factors.high
     spread_lines = [replace(line, interval=make_interval(line.at_peak or 0, *ends)) for line in tensor_lines]
-    total, lines = add_overhead(spread_lines, settings)
+    managed = make_interval(optimizer.pageable, *ends)
+    total, lines = add_overhead(spread_lines, settings, managed)
     saved = step.peak.activations
     figures = summarize_lines(lines, make_interval(saved, *ends), step.gradients_bytes)
     unlimited = MemoryEstimate(

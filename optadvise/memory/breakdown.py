@@ -70,8 +70,13 @@ class RunMemory(Struct, frozen=True):
 
     @property
     def pageable(self) -> int:
-        """Return the bytes of state that can be paged to host memory."""
-        return self.state if self.optimizer.is_paged else 0
+        """Return the bytes of state in managed memory, which can be paged to the host."""
+        return 0 if self.inputs.offload else self.optimizer.paged
+
+    @property
+    def pageable_high(self) -> int:
+        """Return the bytes of state in managed memory at the high end of the interval."""
+        return 0 if self.inputs.offload else self.optimizer.paged_high
 
 
 def estimate_unknown_size(available: int | None) -> MemoryEstimate:
@@ -140,7 +145,8 @@ def estimate_with_step(run: RunMemory, step: StepMemory, basis: str, settings: M
     """
     inputs, model = run.inputs, run.model
     peak = find_peak(inputs, step, model, run.optimizer)
-    total, lines = add_overhead(list(_list_lines(run, step, peak, basis, settings)), settings)
+    managed = Interval(low=run.pageable, expected=run.pageable, high=run.pageable_high)
+    total, lines = add_overhead(list(_list_lines(run, step, peak, basis, settings)), settings, managed)
     low, high = _find_ends(run, step, basis, settings)
     total = replace(total, low=min(low, total.expected), high=max(high, total.expected))
     fragmentation, context = lines[-2].at_peak or 0, make_context_interval(settings.context).expected
@@ -180,8 +186,8 @@ def _find_ends(run: RunMemory, step: StepMemory, basis: str, settings: MemorySet
     tensors = [find_peak_bytes(*end) for end in ends]
     context, fragmentation = make_context_interval(settings.context), settings.fragmentation
     return (
-        tensors[0] + round(tensors[0] * fragmentation.low) + context.low,
-        tensors[1] + round(tensors[1] * fragmentation.high) + context.high,
+        tensors[0] + round((tensors[0] - run.pageable) * fragmentation.low) + context.low,
+        tensors[1] + round((tensors[1] - run.pageable_high) * fragmentation.high) + context.high,
     )
 
 

@@ -106,6 +106,7 @@ def estimate_total(rules: MemoryRules, inputs: MemoryInputs, optimizer: str) -> 
         fits=None,
         largest_micro_batch=None,
         longest_sequence=None,
+        pageable=run.pageable,
     )
 
 

@@ -68,18 +68,27 @@ def make_breakdown_line(
     )
 
 
-def add_overhead(lines: Sequence[MemoryLine], settings: MemorySettings) -> tuple[Interval, list[MemoryLine]]:
-    """Return the total of a breakdown, and its lines with fragmentation and the CUDA context."""
+def add_overhead(
+    lines: Sequence[MemoryLine], settings: MemorySettings, managed: Interval
+) -> tuple[Interval, list[MemoryLine]]:
+    """Return the total of a breakdown, and its lines with fragmentation and the CUDA context.
+
+    Args:
+        lines: Lines of tensors.
+        settings: Overhead.
+        managed: Bytes of tensors in managed memory, which torch's caching allocator does not hold.
+    """
     tensors = _sum_lines(lines)
     fractions = settings.fragmentation
     fragmentation = Interval(
-        low=round(tensors.low * fractions.low),
-        expected=round(tensors.expected * fractions.expected),
-        high=round(tensors.high * fractions.high),
+        low=round((tensors.low - managed.low) * fractions.low),
+        expected=round((tensors.expected - managed.expected) * fractions.expected),
+        high=round((tensors.high - managed.high) * fractions.high),
     )
     context = make_context_interval(settings.context)
     low, expected, high = map(show_share, (fractions.low, fractions.expected, fractions.high))
-    explanation = f"{expected} of the above (typical range {low} to {high})"
+    beside = " without pageable state" if managed.expected else ""
+    explanation = f"{expected} of the above{beside} (typical range {low} to {high})"
     return add_intervals((tensors, fragmentation, context)), [
         *lines,
         make_breakdown_line(

@@ -16,6 +16,8 @@ from optadvise.memory.inputs import MemoryInputs, derive_compute_mode
 from optadvise.memory.model_memory import explain_division, explain_shard
 from optadvise.memory.network_size import NetworkSize, build_network_tensors, find_network_size, list_trained_weights
 from optadvise.memory.optimizer_state import (
+    compute_paged_bytes,
+    compute_paged_bytes_per_parameter,
     compute_shared_state_bytes,
     compute_state_bytes,
     compute_state_bytes_per_parameter,
@@ -31,6 +33,7 @@ class _State(Struct, frozen=True):
 
     bytes: int
     bytes_high: int
+    paged: int  # in managed memory
     explanation: str
 
 
@@ -49,7 +52,12 @@ class OptimizerMemory(Struct, frozen=True):
     state_high: int
     state_explanation: str
     scratch: Scratch
-    is_paged: bool  # state can be paged to host memory
+    paged: int  # state in managed memory, which can be paged to the host
+
+    @property
+    def paged_high(self) -> int:
+        """Return the bytes of state in managed memory at the high end, of which the share is the same."""
+        return self.state_high * self.paged // self.state if self.state else 0
 
 
 @cached(8192)
@@ -74,16 +82,27 @@ def estimate_optimizer_on_network(
         state = _estimate_state_by_count(rules, inputs, card, size)
     else:
         state = _estimate_state_by_weight(rules, inputs, card, size, weights)
-    place = "; in host memory" if inputs.offload else "; can be paged to host memory" if card.paged else ""
+    place = "; in host memory" if inputs.offload else _explain_paging(card, state)
     return OptimizerMemory(
         state=state.bytes, state_high=state.bytes_high, state_explanation=state.explanation + place,
         scratch=_add_gradient_copies(rules, inputs, size, _estimate_scratch(card.implementations[0], inputs, size)),
-        is_paged=card.paged,
+        paged=state.paged,
     )  # fmt: skip
 
 
 def _find_dtype(inputs: MemoryInputs) -> str:
     return "bfloat16" if inputs.precision == "bf16" else "float32"
+
+
+def _explain_paging(card: Optimizer, state: _State) -> str:
+    """Return which part of the state can be paged to host memory; empty for an optimizer without paging."""
+    if not card.paged:
+        return ""
+    if not state.paged:
+        return "; not paged, as every tensor is small"
+    is_all = show_bytes(state.paged) == show_bytes(state.bytes)
+    large = "" if is_all else f"{show_bytes(state.paged)} in large tensors "
+    return f"; {large}can be paged to host memory"
 
 
 # -- state ---------------------------------------------------------------------------------------------------------
@@ -102,9 +121,11 @@ def _estimate_state_by_count(rules: MemoryRules, inputs: MemoryInputs, card: Opt
         total = round(per_parameter * matrices + other * (size.params - matrices))
         per_parameter = total / size.trained_params  # on average
     trained = f"{show_count(size.trained_params)} trained parameters{explain_division(shards)}"
+    paged = round(compute_paged_bytes_per_parameter(list_state_tensors(card), dtype) * size.trained_params)
     return _State(
-        bytes=total // shards, bytes_high=total // shards, explanation=f"{per_parameter:.2f} bytes × {trained}"
-    )
+        bytes=total // shards, bytes_high=total // shards, paged=paged // shards,
+        explanation=f"{per_parameter:.2f} bytes × {trained}",
+    )  # fmt: skip
 
 
 def _estimate_state_by_weight(
@@ -113,18 +134,19 @@ def _estimate_state_by_weight(
     """Return the state of trained weights, summed over tensors."""
     dtype, shards = _find_dtype(inputs), inputs.state_shards
     total = sum(n * compute_state_bytes(_list_state(rules, card, w), w.shape, dtype) for w, n in weights.items())
+    paged = sum(n * compute_paged_bytes(_list_state(rules, card, w), w.shape, dtype) for w, n in weights.items())
     total += compute_shared_state_bytes(list_state_tensors(card))
     high = total + _count_wide_embeddings(rules, card, weights, dtype)
     per_parameter = total / max(count_elements(weights), 1)
     explanation = f"{per_parameter:.2f} bytes × {explain_shard(size, shards)} trained parameters"
     if size.trained_shard is None:
-        total, high = total // shards, high // shards
+        total, high, paged = total // shards, high // shards, paged // shards
     if shards > 1 and inputs.gradient_shards == 1 and inputs.shape is not None:  # only the state is sharded
         mode = derive_compute_mode(inputs, build_network_tensors(rules, inputs.shape).network.flags)
         largest = compute_max_rank_state(rules, card.id, inputs.shape, mode, shards, dtype)
         high = max(high, largest)
         explanation += f"; up to {show_bytes(largest)} with ZeroRedundancyOptimizer, which assigns whole tensors"
-    return _State(bytes=total, bytes_high=high, explanation=explanation)
+    return _State(bytes=total, bytes_high=high, paged=paged, explanation=explanation)
 
 
 def _find_companion(rules: MemoryRules, card: Optimizer) -> Optimizer | None:

@@ -36,6 +36,13 @@ def compute_state_bytes(state: Iterable[StateTensor], shape: Sequence[int], dtyp
     )
 
 
+def compute_paged_bytes(state: Iterable[StateTensor], shape: Sequence[int], dtype: str = "float32") -> int:
+    """Return the bytes of state of one weight tensor in managed memory, which can be paged to the host."""
+    elements = prod(shape)
+    paged = (tensor for tensor in state if tensor.paged_from is not None and elements >= tensor.paged_from)
+    return compute_state_bytes(paged, shape, dtype)
+
+
 def _is_kept(tensor: StateTensor, shape: Sequence[int], dtype: str) -> bool:
     """Return whether an optimizer has a state tensor for a weight."""
     elements, ndim = prod(shape), len(shape)
@@ -80,6 +87,11 @@ def compute_shared_state_bytes(state: Iterable[StateTensor]) -> int:
 def compute_state_bytes_per_parameter(state: Iterable[StateTensor], dtype: str = "float32") -> float:
     """Return the bytes of state per parameter of a 4096 × 4096 matrix."""
     return compute_state_bytes(state, REFERENCE_SHAPE, dtype) / prod(REFERENCE_SHAPE)
+
+
+def compute_paged_bytes_per_parameter(state: Iterable[StateTensor], dtype: str = "float32") -> float:
+    """Return the bytes of state in managed memory per parameter of a 4096 × 4096 matrix."""
+    return compute_paged_bytes(state, REFERENCE_SHAPE, dtype) / prod(REFERENCE_SHAPE)
 
 
 def list_state_tensors(card: Optimizer) -> tuple[StateTensor, ...]:

@@ -73,4 +73,7 @@ def compute_expected_total(
     tensors = model.weights + others + model.buffers.bytes + step.input_bytes
     tensors += 0 if inputs.offload else model.master + optimizer.state
     tensors += find_peak(inputs, step, model, optimizer).total
-    return tensors + round(tensors * settings.fragmentation.expected) + round(settings.context.expected * GIB)
+    managed = 0 if inputs.offload else optimizer.paged
+    return (
+        tensors + round((tensors - managed) * settings.fragmentation.expected) + round(settings.context.expected * GIB)
+    )

@@ -77,5 +77,5 @@ def _estimate_scale(rules: MemoryRules, situation: Situation, optimizer: str) ->
     return Scale(
         gpus=run.gpus, optimizer_bytes=state, master_bytes=master, total=memory.total, fits=memory.fits,
         micro_batch=run.micro_batch or 1, largest_micro_batch=find_largest_micro_batch(rules, run, optimizer),
-        sent=0 if sent is None else sent.sent,
+        sent=0 if sent is None else sent.sent, pageable=memory.pageable,
     )  # fmt: skip

@@ -63,7 +63,7 @@ def print_estimate(answer: MemoryAnswer, catalog: Catalog, *, everything: bool) 
         print_scaling(out, answer)
         print_fixes(out, answer, catalog)
         if everything:
-            _print_optimizers(out, answer, catalog)
+            _print_optimizers(out, answer)
         print_assumptions(out, answer.situation, catalog, only={*ESTIMATE_FACTS, "optimizer", "task"})
         if not everything and answer.optimizers:
             out.print("\nAdd --all for other optimizers.")
@@ -215,7 +215,7 @@ def _describe_cost(fix: Fix, catalog: Catalog) -> str:
     return escape(f"{replaced}cost: {fix.costs.split(';')[0].rstrip('.')}")
 
 
-def _print_optimizers(out: Console, answer: MemoryAnswer, catalog: Catalog) -> None:
+def _print_optimizers(out: Console, answer: MemoryAnswer) -> None:
     is_limited, has_tokens = answer.situation.vram_bytes is not None, answer.situation.seq_len is not None
     columns = [("", "fold"), ("state", "right"), ("total", "right")]
     columns += [("fits", "left"), ("micro-batch", "right")] if is_limited else [("", "left")]
@@ -225,10 +225,9 @@ def _print_optimizers(out: Console, answer: MemoryAnswer, catalog: Catalog) -> N
         total = fit.total if fit.total is not None else fit.model_states
         row = [fit.id, format_size(fit.optimizer_bytes), _format_known(total)]
         if is_limited:
-            pageable = (fit.optimizer_bytes or 0) * catalog.optimizer(fit.id).paged
-            required = None if fit.total is None else fit.total - pageable
+            required = None if fit.total is None else fit.total - fit.pageable
             fits = format_fits(fit.fits, required, answer.situation.vram_bytes)
-            is_paged = fits in ("yes", "probably") and pageable > 0
+            is_paged = fits in ("yes", "probably") and fit.pageable > 0
             fits += ", paged" * is_paged
             row += ["step fails" if fit.breaks else fits, format_count(fit.largest_micro_batch)]
         else:

@@ -39,7 +39,7 @@ def _print_traffic(out: Console, traffic: Traffic) -> None:
 
 
 def _print_scales(out: Console, scaling: Scaling, answer: MemoryAnswer) -> None:
-    situation, is_paged = answer.situation, answer.memory.pageable > 0
+    situation = answer.situation
     has_shape = scaling.sample_bytes is not None
     is_limited = situation.vram_bytes is not None and has_shape
     has_copy = any(scale.master_bytes for scale in scaling.scales)
@@ -53,7 +53,7 @@ def _print_scales(out: Console, scaling: Scaling, answer: MemoryAnswer) -> None:
         row = [f"{scale.gpus:,}", show_bytes(scale.optimizer_bytes)]
         row += [show_bytes(scale.master_bytes)] if has_copy else []
         row += [show_bytes(scale.total or 0)] if has_shape else []
-        required = None if scale.total is None else scale.total - is_paged * scale.optimizer_bytes
+        required = None if scale.total is None else scale.total - scale.pageable
         row += [format_fits(scale.fits, required, situation.vram_bytes)] if is_limited else []
         row += [f"{scale.micro_batch:,}", *([format_count(scale.largest_micro_batch)] if is_limited else [])]
         row += [show_bytes(scale.sent)]
