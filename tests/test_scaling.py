@@ -175,14 +175,9 @@ def test_beyond_enough_gpus_a_doubling_frees_less_than_one_sample(run: str, rule
     result = estimate(run)["scaling"]
     enough, sample = result["enough_gpus"], result["sample_bytes"]
     start = parse_situation(rules, run)
-    runs = (replace(start, batch_size=None, micro_batch=n) for n in (8, 9))
-    eight, nine = (estimator.estimate(rules.memory_rules, run, "adamw") for run in runs)
-    assert eight.activations is not None
-    assert nine.activations is not None
-    assert sample == pytest.approx(nine.activations - eight.activations, rel=0.01)
-
     optimizer = start.optimizer or "adamw"
     start = with_micro_batch(rules.memory_rules, start, optimizer)
+    assert sample == compute_sample_bytes(rules, start, optimizer)
 
     def compute_total(gpus: int) -> int:
         total = estimator.estimate(rules.memory_rules, replace(start, gpus=gpus), optimizer).total
@@ -192,6 +187,23 @@ def test_beyond_enough_gpus_a_doubling_frees_less_than_one_sample(run: str, rule
     freed_bytes = {2**n: compute_total(2**n) - compute_total(2 ** (n + 1)) for n in range(20)}
     assert all(freed < sample for gpus, freed in freed_bytes.items() if gpus >= enough)
     assert enough == 1 or freed_bytes[enough // 2] >= sample
+
+
+def compute_sample_bytes(rules: CompiledRules, run: Situation, optimizer: str) -> int:
+    """Return what one more sample in the micro-batch adds to the total, with equal accumulation."""
+    micro_batch, batch = run.micro_batch or 1, run.batch_size or (run.micro_batch or 1) * run.gpus
+    larger = replace(run, micro_batch=micro_batch + 1, batch_size=batch // micro_batch * (micro_batch + 1))
+    totals = [estimator.estimate(rules.memory_rules, each, optimizer).total for each in (run, larger)]
+    assert None not in totals
+    return (totals[1] or 0) - (totals[0] or 0)
+
+
+@pytest.mark.parametrize("micro_batch", [1, 2, 5])
+def test_one_more_sample_adds_its_bytes_to_the_total(micro_batch: int) -> None:
+    line = "--arch llama-3-8b --gpus 4 --gpu a100 --shard zero3 --micro-batch {}"
+    fewer, more = (estimate(line.format(n)) for n in (micro_batch, micro_batch + 1))
+    added = more["memory"]["total_bytes"] - fewer["memory"]["total_bytes"]
+    assert fewer["scaling"]["sample_bytes"] == added
 
 
 def test_scaling_rows_equal_estimates_for_their_gpus() -> None:
@@ -228,7 +240,7 @@ def list_gpu_counts(line: str) -> list[int]:
 
 def test_scaling_lists_gpu_counts_that_divide_the_batch() -> None:
     assert list_gpu_counts("--gpus 8 --batch-size 16") == [2, 4, 8, 16]
-    assert list_gpu_counts("--gpus 6 --batch-size 36") == [3, 4, 6, 12]
+    assert list_gpu_counts("--gpus 6 --batch-size 36") == [2, 3, 6, 12]
     assert list_gpu_counts("--gpus 8 --batch-size 64 --micro-batch 4") == [2, 4, 8, 16]
     assert list_gpu_counts("--gpus 8 --micro-batch 4") == [2, 4, 8, 16, 32]
 

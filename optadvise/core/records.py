@@ -272,8 +272,8 @@ class Scale(Struct, frozen=True):
 class Scaling(Struct, frozen=True):
     """Effect of more GPUs on memory and communication."""
 
-    sample_bytes: int | None  # tensors saved for backward per additional sample of a micro-batch
-    # Number of GPUs from which on doubling it saves less than one sample of activations; None without sharded state.
+    sample_bytes: int | None  # added to the total by one more sample in the micro-batch; None for an unknown shape
+    # Number of GPUs from which on doubling it saves less than one more sample requires; None without sharded state.
     enough: int | None = field(name="enough_gpus")
     scales: tuple[Scale, ...]  # in ascending order of GPUs
 

@@ -23,11 +23,9 @@ def scale_run(rules: MemoryRules, situation: Situation, optimizer: str) -> Scali
     if select_memory_inputs(situation).state_shards == 1:
         return None
     current = estimate(rules, situation, optimizer)
-    sample, enough = None, None
-    if current.activations is not None:
-        sample = current.activations // (situation.micro_batch or 1)
-        if any(_sharded_bytes(current)):
-            enough = _find_enough_gpus(rules, situation, optimizer, sample)
+    sample, enough = _compute_sample_bytes(rules, situation, optimizer), None
+    if sample is not None and any(_sharded_bytes(current)):
+        enough = _find_enough_gpus(rules, situation, optimizer, sample)
     counts = {situation.gpus // n for n in _FACTORS if situation.gpus % n == 0}
     counts |= {situation.gpus * n for n in _FACTORS} | ({enough} if enough is not None else set())
     shown = sorted(n for n in counts if 1 < n <= _MOST_GPUS and _divides_batch(situation, n))
@@ -36,6 +34,14 @@ def scale_run(rules: MemoryRules, situation: Situation, optimizer: str) -> Scali
         enough=enough,
         scales=tuple(_estimate_scale(rules, _set_gpus(situation, n), optimizer) for n in shown),
     )
+
+
+def _compute_sample_bytes(rules: MemoryRules, situation: Situation, optimizer: str) -> int | None:
+    """Return what one more sample in the micro-batch adds to the total, with equal accumulation; None if unknown."""
+    micro_batch, steps = situation.micro_batch or 1, select_memory_inputs(situation).micro_batches
+    runs = (replace(situation, batch_size=None, grad_accum=steps, micro_batch=micro_batch + n) for n in (0, 1))
+    current, larger = (estimate(rules, run, optimizer).total for run in runs)
+    return None if current is None or larger is None else larger - current
 
 
 def _set_gpus(situation: Situation, gpus: int) -> Situation:
