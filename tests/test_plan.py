@@ -199,6 +199,14 @@ def test_memory_pressure_follows_the_plan(options: dict[str, str]) -> None:
 # -- the run object ---------------------------------------------------------------------------------------------------
 
 
+def test_choices_save_memory_at_the_peak() -> None:
+    """With paged state, chunks of the loss need as much for the head's weight gradient as the whole logits."""
+    advice = ask(arch="llama-3-8b", task="finetune", gpu="rtx 4090")
+    assert advice.memory.fits is None
+    assert "loss" not in read_choices(advice)
+    assert all(choice.saves > 0 for choice in advice.choices)
+
+
 def test_run_says_how_to_train() -> None:
     advice = ask(arch="llama-3-8b", task="finetune", gpus="4", gpu="a100-40gb", batch_size="64", precision="amp-bf16")
     run = build_recommendation(advice).run

@@ -7,7 +7,6 @@ specified input. The micro-batch is the largest that fits, so a plan does not co
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from operator import ge
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -257,11 +256,16 @@ def _apply(rules: CompiledRules, plan: Plan, chain: Sequence[CompiledFix]) -> Pl
 
 
 def _drop_idle(rules: CompiledRules, plain: Plan, plan: Plan) -> Plan:
-    """Return a plan without the changes beyond those of a plain plan that save nothing in addition to the others."""
+    """Return a plan without the changes beyond those of a plain plan that save nothing in addition to the others.
+
+    A change that lowers only the high end of the likely range is idle unless the run fits for certain because of it.
+    """
     for fix in plan.fixes[len(plain.fixes) :]:
         others = [other for other in plan.fixes[len(plain.fixes) :] if other != fix]
         without = _apply(rules, plain, others)
-        if without is not None and all(map(ge, _compute_bounds(rules, plan), _compute_bounds(rules, without))):
+        if without is None or _compute_required(rules, plan) < _compute_required(rules, without):
+            continue
+        if _fits_certainly(rules, without) or not _fits_certainly(rules, plan):
             plan = without
     return plan
 

@@ -221,7 +221,7 @@ def _list_lines(
     yield make_breakdown_line("activations", step.activations, peak.activations, explanation, activations)
     if step.logits:
         logits = make_interval(peak.logits, low.logits, high.logits)
-        yield make_breakdown_line("logits and loss", step.logits, peak.logits, "logits and their gradients", logits)
+        yield make_breakdown_line("logits and loss", step.logits, peak.logits, _explain_logits(inputs), logits)
     yield _make_temporaries_line(run, step, peak, low, high)
     if model.buffers.bytes:
         buffers = model.buffers
@@ -280,6 +280,14 @@ def _explain_gradients(inputs: MemoryInputs) -> str:
     if inputs.accumulates:
         return "kept between micro-batches"
     return "allocated during backward while activations are freed"
+
+
+def _explain_logits(inputs: MemoryInputs) -> str:
+    if inputs.loss == "whole":
+        return "logits and their gradients"
+    if inputs.method != "full":
+        return "one chunk of logits and its gradients"
+    return "one chunk of logits and its gradients, or sums of the head's weight gradient over chunks"
 
 
 def _explain_activations(inputs: MemoryInputs, settings: MemorySettings) -> str:

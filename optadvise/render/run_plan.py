@@ -31,7 +31,7 @@ def list_choices(advice: Recommendation, catalog: Catalog) -> list[ChoiceRow]:
     for choice in advice.choices:
         steps = count_accumulation(advice.situation) if "micro_batch" in choice.change else None
         accumulation = "" if steps is None else f"{steps:,} accumulation steps; "
-        saved = f"saves {show_bytes(choice.saves)}" if choice.saves else "saves memory outside the peak"
+        saved = f"saves {show_bytes(choice.saves)}" if choice.saves else "saves nothing at the expected peak"
         effect = f"{accumulation}{saved}; cost: {choice.costs}"
         if "micro_batch" in choice.change:  # compared with the whole batch, which would not run
             short_effect = _describe_micro_batch(advice)
