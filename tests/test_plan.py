@@ -12,6 +12,7 @@ from optadvise.advice.plan import find_plan
 from optadvise.advice.recommend import advise
 from optadvise.core.advice_records import Recommendation, Sensitivity
 from optadvise.render.documents import build_recommendation
+from optadvise.render.run_plan import describe_run
 from optadvise.rulebase.catalog import load
 
 RULES = CompiledRules(load())
@@ -205,6 +206,13 @@ def test_choices_save_memory_at_the_peak() -> None:
     assert advice.memory.fits is None
     assert "loss" not in read_choices(advice)
     assert all(choice.saves > 0 for choice in advice.choices)
+
+
+@pytest.mark.parametrize(("arch", "has_experts"), [("mixtral-8x7b", True), ("mistral-7b", False)])
+def test_adapters_on_all_layers_exclude_experts(arch: str, has_experts: bool) -> None:
+    advice = ask(arch=arch, method="qlora", gpu="a100")
+    (weights,) = (line for line in advice.memory.breakdown if line.part == "weights")
+    assert ("expert" in describe_run(advice), "expert" in weights.how) == (has_experts, has_experts)
 
 
 def test_run_says_how_to_train() -> None:

@@ -29,6 +29,11 @@ class NetworkShape(Struct, frozen=True):
     dims: tuple[tuple[str, int], ...]
     flags: tuple[str, ...]
 
+    @property
+    def has_experts(self) -> bool:
+        """Return whether the network is a mixture of experts, to which no adapters are added."""
+        return "experts" in dict(self.dims)
+
 
 InputValue: TypeAlias = FactValue | NetworkShape  # None is unknown
 FactValues: TypeAlias = Mapping[str, InputValue]  # values by fact, stated or assumed

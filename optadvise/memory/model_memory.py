@@ -112,6 +112,8 @@ def _estimate_frozen_weights(inputs: MemoryInputs, size: NetworkSize) -> _Weight
         explanation = f"0.516 B NF4 × {show_count(quantized)} in linear layers"
         explanation += f" + {itemsize} bytes × {show_count(size.params - quantized)} in other layers"
     explanation += f" + {inputs.adapter_itemsize} bytes × {show_count(size.counts.adapter_params)} adapter parameters"
+    if inputs.shape is not None and inputs.shape.has_experts:
+        explanation += " (none on the experts)"
     return _Weights(
         bytes=frozen // shards + adapters, bytes_high=frozen_high // shards + adapters,
         itemsize=inputs.adapter_itemsize, frozen_bytes=frozen,

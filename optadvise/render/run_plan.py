@@ -88,6 +88,8 @@ def _describe_adapters(situation: Situation) -> str:
     if situation.lora_rank is None:
         return ""
     layers = "all linear layers" if situation.lora_targets == "all" else situation.lora_targets
+    if situation.lora_targets == "all" and situation.shape is not None and situation.shape.has_experts:
+        layers += " except the experts"
     return f"adapters of rank {situation.lora_rank:,} on {layers}"
 
 
