@@ -264,3 +264,12 @@ def test_an_assumed_micro_batch_is_one_sample_or_leaves_memory_to_spare(batch_si
 def test_no_size_fits_if_not_even_the_smallest_accepted_one_does() -> None:
     advice = ask(vram="16GB", batch_size="8192", gradient_release=True)
     assert {size.max_params for size in advice.max_model_sizes} == {0}
+
+
+def test_the_answer_of_another_policy_says_whether_the_run_fits() -> None:
+    advice = ask(arch="llama-3-8b", task="finetune", gpu="rtx 4090")
+    assert [answer.fits for answer in advice.policies] == [False]
+    with_guide = ask(arch="llama-3-8b", task="finetune", gpu="rtx 4090", policy="guide")
+    assert with_guide.optimizer.id == advice.policies[0].optimizer
+    assert not is_expected_to_fit(with_guide)
+    assert [answer.fits for answer in ask(arch="resnet50", priority="memory").policies] == [True]

@@ -66,10 +66,12 @@ def releases_accumulated(situation: Situation) -> bool:
 
 def _reject_released_accumulation(situation: Situation) -> None:
     if releases_accumulated(situation):
+        names = [name for name in ("batch_size", "micro_batch", "grad_accum") if name in situation.stated]
+        options = [f"--{name.replace('_', '-')}" for name in names]
+        stated = [f"{option} {getattr(situation, name)}" for option, name in zip(options, names, strict=True)]
         raise InputError(
-            f"--gradient-release: requires one micro-batch per step, but --batch-size {situation.batch_size} with "
-            f"--micro-batch {situation.micro_batch} accumulates gradients; remove --gradient-release, --micro-batch or "
-            "--grad-accum",
+            f"--gradient-release: requires one micro-batch per step, but {' with '.join(stated)} accumulates; "
+            f"remove --gradient-release or {' or '.join(options)}",
             code=ErrorCode.OPTION_CONFLICT, option="--gradient-release", value=True,
         )  # fmt: skip
 

@@ -12,7 +12,7 @@ from optadvise.advice.complete import complete_situation
 from optadvise.advice.decide import Decision, decide, list_other_policies, locate_choices, trace_decision
 from optadvise.advice.hyperparameters import build_arguments, build_companion, choose_hyperparameters
 from optadvise.advice.memory_pressure import locate_estimate
-from optadvise.advice.plan import explain_choices, plan_run
+from optadvise.advice.plan import can_run, explain_choices, plan_run
 from optadvise.advice.published import list_published
 from optadvise.advice.schedule_choice import choose_schedule, plan_schedule
 from optadvise.advice.sensitivity import find_sensitivities
@@ -62,7 +62,10 @@ def recommend(rules: CompiledRules, situation: Situation) -> Recommendation:
         # The plan and the micro-batch follow from the inputs, so sensitivities start from the situation without them.
         sensitivities=() if situation.optimizer else find_sensitivities(rules, situation, decision),
         published=list_published(rules, run, optimizer.id, largest),
-        policies=tuple(list_other_policies(rules, situation, decision)),
+        policies=tuple(
+            replace(answer, fits=can_run(rules, replace(situation, policy=answer.policy), answer.optimizer))
+            for answer in list_other_policies(rules, situation, decision)
+        ),
         fingerprint=rules.catalog.fingerprint,
         layers=rules.catalog.layers,
     )

@@ -84,6 +84,7 @@ class PolicyAnswer(Struct, frozen=True):
     optimizer: str
     because: str
     cite: tuple[str, ...]
+    fits: bool = True  # False if the run does not fit with it, however it is run
 
 
 class Sensitivity(Struct, frozen=True):

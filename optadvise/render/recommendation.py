@@ -142,7 +142,8 @@ def describe_schedule(advice: Recommendation) -> str:
         if text == _CONSTANT and number < len(schedule.phases) - 1 and isinstance(ends, list):
             text += f" to step {ends[number]:,}"
         phases += [text] if text else []
-    steps = f"{int(str(quantities['total_steps'])):,} steps"
+    total = int(str(quantities["total_steps"]))
+    steps = f"{total:,} step{'s' * (total > 1)}"
     if phases == [_CONSTANT]:
         return steps
     text = ", then ".join(filter(None, [", ".join(phases[:-1]), *phases[-1:]]))
@@ -220,7 +221,8 @@ def _is_outside(published: PublishedRun, advice: Recommendation, catalog: Catalo
 
 def describe_policy(answer: PolicyAnswer) -> str:
     """Return what another policy answers: `lamb (--policy guide): LAMB scales the step of each layer …`."""
-    return f"{answer.optimizer} (--policy {answer.policy})"
+    verdict = "" if answer.fits else ", does not fit"
+    return f"{answer.optimizer} (--policy {answer.policy}){verdict}"
 
 
 def describe_reason(entry: TraceEntry) -> str:

@@ -168,7 +168,8 @@ def print_fixes(
     chains = answer.fixes[:_SHORT_CHAINS] if is_short else answer.fixes
     title = headings.FIXES
     if name_optimizer and "optimizer" in answer.situation.assumed:
-        title = title.replace("(", f"(with {answer.optimizer} unless changed, ")
+        choices = " and the choices above" if answer.situation.chosen else ""
+        title = title.replace("(", f"(with {answer.optimizer}{choices} unless changed, ")
     if len(answer.fixes) > len(chains):
         title = title.replace(")", f"; {len(chains)} of {len(answer.fixes)})")
     out.print(format_heading(title))
