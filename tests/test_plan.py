@@ -266,10 +266,17 @@ def test_no_size_fits_if_not_even_the_smallest_accepted_one_does() -> None:
     assert {size.max_params for size in advice.max_model_sizes} == {0}
 
 
-def test_the_answer_of_another_policy_says_whether_the_run_fits() -> None:
-    advice = ask(arch="llama-3-8b", task="finetune", gpu="rtx 4090")
-    assert [answer.fits for answer in advice.policies] == [False]
-    with_guide = ask(arch="llama-3-8b", task="finetune", gpu="rtx 4090", policy="guide")
-    assert with_guide.optimizer.id == advice.policies[0].optimizer
-    assert not is_expected_to_fit(with_guide)
-    assert [answer.fits for answer in ask(arch="resnet50", priority="memory").policies] == [True]
+@pytest.mark.parametrize(
+    ("run", "fits"),
+    [
+        ({"arch": "llama-3-8b", "task": "finetune", "gpu": "rtx 4090"}, True),
+        ({"params": "70B", "vram": "24GB"}, False),
+        ({"arch": "resnet50", "priority": "memory", "vram": "24GB"}, True),
+    ],
+)
+def test_the_answer_of_another_policy_says_whether_the_run_fits(run: dict[str, str], fits: bool) -> None:
+    (answer,) = ask(**run).policies
+    assert answer.fits is fits
+    followed = ask(**run, policy=answer.policy)
+    assert followed.optimizer.id == answer.optimizer
+    assert is_expected_to_fit(followed) is fits
