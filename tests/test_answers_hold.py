@@ -363,6 +363,7 @@ def test_larger_runs_need_no_less_and_more_memory_keeps_a_fit(seeds: range) -> N
     assert not list(find_failures(check_monotonicity, seeds))
 
 
+@pytest.mark.filterwarnings("ignore:--from recommends for")  # the workload is the default here
 @pytest.mark.parametrize("seed", range(10))
 def test_next_command_benches_the_recommendation(seed: int) -> None:
     advice = advise(RULES, parse(draw(seed)))
