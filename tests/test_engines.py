@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import pytest
 
 from tests.cli import optadvise
+from tests.conftest import rotated
 
 GIB = 2**30
 SEVEN_B = "--arch llama-2-7b --task finetune --seq-len 1024 --checkpointing full --micro-batch 1"
@@ -62,9 +63,11 @@ def test_offload_on_the_gpu_leaves_no_memory_of_the_step() -> None:
         assert (lines["gradients"]["bytes"] == 0) is (engine == "deepspeed")
 
 
-@pytest.mark.parametrize("precision", ["amp-bf16", "amp-fp16", "bf16", "fp32"])
-@pytest.mark.parametrize("shard", ["zero1", "zero2", "zero3"])
-@pytest.mark.parametrize("engine", ["pytorch", "deepspeed"])
+PRECISIONS = "amp-bf16", "amp-fp16", "bf16", "fp32"
+SHARDED = list(product(["pytorch", "deepspeed"], ["zero1", "zero2", "zero3"], PRECISIONS))
+
+
+@pytest.mark.parametrize(("engine", "shard", "precision"), rotated(8, SHARDED))
 def test_more_gpus_never_need_more_memory_on_each(engine: str, shard: str, precision: str) -> None:
     first = 0 if engine == "deepspeed" else 1
     line = f"{SEVEN_B} --shard {shard} --engine {engine} --precision {precision} --gpus"
