@@ -32,7 +32,7 @@ def test_zero_offload_of_t5_11b_on_one_gpu_is_as_measured() -> None:
     answer = estimate(f"{line} --precision amp-fp16 --micro-batch 1")
     memory = answer["memory"]
     assert memory["fits"] is True
-    assert memory["interval"]["total_bytes"]["low"] <= 33.8e9 <= 1.05 * memory["interval"]["total_bytes"]["high"]
+    assert memory["interval"]["total_bytes"]["low"] <= 33.8e9 <= memory["interval"]["total_bytes"]["high"]
     assert memory["host_bytes"] == pytest.approx(
         16 * answer["situation"]["params"], rel=0.01
     )  # fp32 weights, gradients and moments
@@ -55,10 +55,12 @@ def test_the_step_of_zero_2_allocates_fp32_copies_of_the_gradients() -> None:
     assert deepspeed["interval"]["total_bytes"]["high"] > 32e9
 
 
-def test_offload_on_the_gpu_leaves_no_memory_of_the_step() -> None:
+def test_offload_moves_state_to_the_host_and_deepspeeds_gradients_too() -> None:
     run = f"{SEVEN_B} --gpus 2 --shard zero2 --offload"
     for engine in ("pytorch", "deepspeed"):
-        lines = get_lines(estimate(f"{run} --engine {engine}"))
+        answer = estimate(f"{run} --engine {engine}")
+        lines, per_parameter = get_lines(answer), 16 if engine == "deepspeed" else 12
+        assert answer["memory"]["host_bytes"] == pytest.approx(per_parameter * 6.74e9 / 2, rel=0.01)
         assert lines["optimizer state"]["bytes"] == 0
         assert (lines["gradients"]["bytes"] == 0) is (engine == "deepspeed")
 

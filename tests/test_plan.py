@@ -280,3 +280,7 @@ def test_the_answer_of_another_policy_says_whether_the_run_fits(run: dict[str, s
     followed = ask(**run, policy=answer.policy)
     assert followed.optimizer.id == answer.optimizer
     assert is_expected_to_fit(followed) is fits
+
+
+def test_the_fit_of_another_policys_answer_is_unknown_without_a_limit() -> None:
+    assert [answer.fits for answer in ask(arch="resnet50", priority="memory").policies] == [None]

@@ -64,6 +64,8 @@ def recommend(rules: CompiledRules, situation: Situation) -> Recommendation:
         published=list_published(rules, run, optimizer.id, largest),
         policies=tuple(
             replace(answer, fits=can_run(rules, replace(situation, policy=answer.policy), answer.optimizer))
+            if situation.params is not None and situation.vram_bytes is not None
+            else answer
             for answer in list_other_policies(rules, situation, decision)
         ),
         fingerprint=rules.catalog.fingerprint,

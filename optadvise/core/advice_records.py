@@ -84,7 +84,7 @@ class PolicyAnswer(Struct, frozen=True):
     optimizer: str
     because: str
     cite: tuple[str, ...]
-    fits: bool = True  # False if the run does not fit with it, however it is run
+    fits: bool | None = None  # whether the run can be made to fit with it; None without a size and a limit
 
 
 class Sensitivity(Struct, frozen=True):

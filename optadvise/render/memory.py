@@ -65,9 +65,9 @@ def describe_host(memory: MemoryEstimate, gpus: int) -> str:
     """Return the host memory that a run requires; empty for none."""
     if not memory.host:
         return ""
-    limit = "up to " if memory.pageable else ""
+    limit = "up to" if memory.pageable else "at least"
     machine = "" if gpus == 1 else f" for each GPU, {show_bytes(gpus * memory.host)} for all"
-    return f"{limit}{show_bytes(memory.host)}{machine}, besides that of the program and the data"
+    return f"{limit} {show_bytes(memory.host)}{machine}, besides that of the program and the data"
 
 
 def is_tight(memory: MemoryEstimate) -> bool:

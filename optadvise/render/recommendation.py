@@ -221,7 +221,7 @@ def _is_outside(published: PublishedRun, advice: Recommendation, catalog: Catalo
 
 def describe_policy(answer: PolicyAnswer) -> str:
     """Return what another policy answers: `lamb (--policy guide): LAMB scales the step of each layer …`."""
-    verdict = "" if answer.fits else ", does not fit"
+    verdict = ", does not fit" if answer.fits is False else ""
     return f"{answer.optimizer} (--policy {answer.policy}){verdict}"
 
 
